@@ -24,6 +24,10 @@ def kernels():
     return sorted(p.name for p in folder.glob("*.c") if p.name != "dispatch.c")
 
 
+def protos():
+    return sorted(p.stem for p in (ROOT / "proto").glob("*.proto"))
+
+
 def excluded():
     """Files under caffe2/ that are not installed."""
     files = (p for p in PACKAGE.rglob("*") if p.suffix in SOURCES)
