@@ -1,0 +1,18 @@
+from caffe2._core.operator cimport Operator
+from caffe2._core.workspace cimport Workspace
+
+cdef class Net:
+    cdef readonly str name
+    cdef readonly object definition
+    cdef readonly Workspace workspace
+    cdef readonly list operators
+    cdef public list observers
+    cdef readonly object args
+    cdef int count
+    cdef void** ops                 # borrowed from operators
+    cdef int at                     # operator that is running, or that failed
+    cdef object __weakref__
+
+    cpdef run(self, int iterations=*)
+    cdef int loop(self, int iterations) except -1 nogil
+    cdef int step(self, int i) except -1 nogil

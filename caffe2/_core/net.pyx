@@ -1,0 +1,188 @@
+"""Nets: a NetDef whose operators are bound once and run in order, without the GIL."""
+from libc.stdlib cimport calloc, free
+
+from caffe2._core cimport threads
+from caffe2._core.operator cimport Operator, run_operator
+from caffe2._core.workspace cimport Workspace
+
+from time import perf_counter
+
+from caffe2._core.args import Args
+from caffe2._core.operator import create_operator, explain
+
+cdef extern from *:
+    """
+    #include <time.h>
+    static double caffe2_clock(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+                                       return t.tv_sec + 1e-9 * t.tv_nsec; }
+    """
+    double caffe2_clock() noexcept nogil
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
+
+# Seconds between two looks at pending signals (Ctrl-C) while a net runs.
+cdef double SIGNAL_INTERVAL = 0.05
+
+
+cdef class Net:
+    """A net bound to a workspace; this class runs its operators one after the other.
+
+    Parameters
+    ----------
+    definition : NetDef
+    workspace : Workspace
+
+    Raises
+    ------
+    OperatorError
+        If an operator cannot be bound; the workspace is then as it was before.
+    """
+
+    def __cinit__(self, definition, Workspace workspace):
+        cdef int i
+        self.definition = definition
+        self.name = definition.name
+        self.workspace = workspace
+        self.args = Args(definition)
+        self.observers = []
+        self.operators = []
+        created = []
+        try:
+            for i, d in enumerate(definition.op):
+                self.operators.append(create_operator(self.on_device(d), workspace, self.name, created))
+        except BaseException:
+            for name in created:
+                workspace.remove(name)
+            raise
+        self.count = <int>len(self.operators)
+        self.ops = <void**>calloc(self.count + 1, sizeof(void*))
+        if self.ops == NULL:
+            raise MemoryError
+        for i in range(self.count):
+            self.ops[i] = <void*>self.operators[i]
+
+    def __dealloc__(self):
+        free(self.ops)
+
+    def on_device(self, op):
+        """The operator with the net's device where it names none, and the net's engine."""
+        d = self.definition
+        if d.HasField("device_option") and not op.HasField("device_option"):
+            with_device = type(op)()
+            with_device.CopyFrom(op)
+            with_device.device_option.CopyFrom(d.device_option)
+            return with_device
+        return op
+
+    cdef int step(self, int i) except -1 nogil:
+        return run_operator(self.ops[i])
+
+    cdef int loop(self, int iterations) except -1 nogil:
+        cdef int i, it
+        cdef double now, looked = caffe2_clock()
+        for it in range(iterations):
+            for i in range(self.count):
+                self.at = i
+                run_operator(self.ops[i])
+                now = caffe2_clock() if (i & 7) == 7 else looked
+                if now - looked > SIGNAL_INTERVAL:
+                    looked = now
+                    with gil:
+                        PyErr_CheckSignals()
+            now = caffe2_clock()
+            if now - looked > SIGNAL_INTERVAL:
+                looked = now
+                with gil:
+                    PyErr_CheckSignals()
+        return 0
+
+    cpdef run(self, int iterations=1):
+        """Run all operators, `iterations` times over.
+
+        Raises
+        ------
+        OperatorError
+            If an operator fails; the message names it, its blobs and their shapes.
+        KeyboardInterrupt
+            After Ctrl-C, between two operators.
+        """
+        if self.observers:
+            for _ in range(iterations):
+                self.run_observed()
+            return True
+        try:
+            with nogil:
+                threads.enter()
+                try:
+                    self.loop(iterations)
+                finally:
+                    threads.leave()
+        except Exception as e:
+            raise explain(self.operators[self.at], self.name, e) from e
+        return True
+
+    def run_operator(self, int i):
+        """Run operator i alone."""
+        run_bound(self.operators[i], self.name)
+
+    def run_observed(self):
+        """Run once, one operator at a time, telling the observers before and after each."""
+        for o in self.observers:
+            o.start(self)
+        for op in self.operators:
+            for o in self.observers:
+                o.start_operator(self, op)
+            run_bound(op, self.name)
+            for o in self.observers:
+                o.stop_operator(self, op)
+        for o in self.observers:
+            o.stop(self)
+
+    def benchmark(self, int warmup, int iterations, bint individual):
+        """Time the net.
+
+        Parameters
+        ----------
+        warmup, iterations : int
+            Runs before, and runs to time.
+        individual : bool
+            Time each operator too.
+
+        Returns
+        -------
+        list of float
+            Milliseconds of one run, then, where asked for, of each operator.
+        """
+        if warmup < 0 or iterations < 0:
+            raise ValueError("the numbers of runs may not be negative")
+        self.run(warmup)
+        start = perf_counter()
+        self.run(iterations)
+        times = [1e3 * (perf_counter() - start) / max(iterations, 1)]
+        if individual:
+            spent = [0.0] * self.count
+            for _ in range(iterations):
+                for i, op in enumerate(self.operators):
+                    start = perf_counter()
+                    run_bound(op, self.name)
+                    spent[i] += perf_counter() - start
+            times += [1e3 * s / max(iterations, 1) for s in spent]
+        return times
+
+    def __repr__(self):
+        return f"<net {self.name!r}, {self.count} operators>"
+
+
+cpdef run_bound(Operator op, str net_name=""):
+    """Run one bound operator."""
+    cdef void* p = <void*>op
+    try:
+        with nogil:
+            threads.enter()
+            try:
+                run_operator(p)
+            finally:
+                threads.leave()
+    except Exception as e:
+        raise explain(op, net_name, e) from e

@@ -1,0 +1,76 @@
+from libc.stdint cimport int64_t, uint64_t
+
+cdef enum:
+    MAX_DIMS = 16
+
+# The numbers of TensorProto.DataType.
+cdef enum DType:
+    UNDEFINED = 0
+    FLOAT = 1
+    INT32 = 2
+    BYTE = 3
+    STRING = 4
+    BOOL = 5
+    UINT8 = 6
+    INT8 = 7
+    UINT16 = 8
+    INT16 = 9
+    INT64 = 10
+    FLOAT16 = 12
+    DOUBLE = 13
+
+cdef struct storage_t:
+    void* data
+    size_t capacity             # bytes
+    int64_t strings             # string slots owned (bytes objects or NULL), 0 for numbers
+    int refs
+    void* owner                 # PyObject that lent the memory, or NULL
+
+cdef struct tensor_t:
+    void* data
+    int64_t size                # elements
+    uint64_t version            # grows whenever somebody is about to write
+    int dtype                   # UNDEFINED: no tensor here
+    int ndim
+    int device_type
+    int device_id
+    int64_t shape[MAX_DIMS]
+    storage_t* storage
+
+# Everything below may be called without the GIL. Sizes are checked before memory is touched.
+
+# Give t this shape and dtype; its storage is kept where it is large enough, its contents are then undefined.
+# Whoever writes a tensor calls it first, in-place writers too: it is what advances the version.
+cdef int resize(tensor_t* t, int ndim, const int64_t* shape, int dtype) except -1 nogil
+cdef int resize_like(tensor_t* t, const tensor_t* like, int dtype) except -1 nogil
+cdef int resize0(tensor_t* t, int dtype) except -1 nogil
+cdef int resize1(tensor_t* t, int64_t n, int dtype) except -1 nogil
+cdef int resize2(tensor_t* t, int64_t n, int64_t d, int dtype) except -1 nogil
+# Change the shape alone; the number of elements must stay.
+cdef int reshape(tensor_t* t, int ndim, const int64_t* shape) except -1 nogil
+cdef int copy(tensor_t* to, const tensor_t* source) except -1 nogil
+# Elements [at, at + n) of `to` become those of `source` from `source_at` on. Strings are handled.
+cdef int copy_items(tensor_t* to, int64_t at, const tensor_t* source, int64_t source_at, int64_t n) except -1 nogil
+# Both see the same memory from now on.
+cdef void share(tensor_t* to, const tensor_t* source) noexcept nogil
+cdef void clear(tensor_t* t) noexcept nogil
+
+cdef size_t itemsize(int dtype) noexcept nogil
+cdef int64_t size_from(const tensor_t* t, int axis) noexcept nogil     # product of shape[axis:]
+cdef int64_t size_to(const tensor_t* t, int axis) noexcept nogil       # product of shape[:axis]
+cdef bint same_shape(const tensor_t* a, const tensor_t* b) noexcept nogil
+# axis in [-ndim, ndim) made non-negative, else -1 and an IndexError
+cdef int canonical_axis(int axis, int ndim) except -1 nogil
+
+# With the GIL.
+cdef object to_numpy(const tensor_t* t, bint view)
+cdef int from_numpy(tensor_t* t, object array) except -1
+cdef bytes get_string(const tensor_t* t, int64_t i)
+cdef int set_string(tensor_t* t, int64_t i, bytes value) except -1
+cdef str dtype_name(int dtype)
+cdef tuple shape_of(const tensor_t* t)
+
+cdef class Tensor:
+    cdef tensor_t t
+    cdef Py_ssize_t _shape[MAX_DIMS]
+    cdef Py_ssize_t _strides[MAX_DIMS]

@@ -1,0 +1,553 @@
+"""Tensors: a shape, a dtype, a device and contiguous, 64-byte aligned, shareable storage."""
+cimport numpy as cnp
+from cpython.bytes cimport PyBytes_Check
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memmove, memset
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    static void* aligned_new(size_t n) { void* p; return posix_memalign(&p, 64, n) ? NULL : p; }
+    #define atomic_inc(p) __atomic_add_fetch(p, 1, __ATOMIC_RELAXED)
+    #define atomic_dec(p) __atomic_sub_fetch(p, 1, __ATOMIC_ACQ_REL)
+    #define mul_overflow(a, b, r) __builtin_mul_overflow((int64_t)(a), (int64_t)(b), r)
+    """
+    void* aligned_new(size_t n) noexcept nogil
+    int atomic_inc(int* p) noexcept nogil
+    int atomic_dec(int* p) noexcept nogil
+    bint mul_overflow(int64_t a, int64_t b, int64_t* r) noexcept nogil
+
+cdef int ITEMSIZE[14]
+cdef int NUMPY_TYPE[14]
+ITEMSIZE[:] = [0, 4, 4, 1, sizeof(void*), 1, 1, 1, 2, 2, 8, 0, 2, 8]
+NUMPY_TYPE[:] = [
+    -1, cnp.NPY_FLOAT32, cnp.NPY_INT32, cnp.NPY_UINT8, cnp.NPY_OBJECT, cnp.NPY_BOOL, cnp.NPY_UINT8, cnp.NPY_INT8,
+    cnp.NPY_UINT16, cnp.NPY_INT16, cnp.NPY_INT64, -1, cnp.NPY_FLOAT16, cnp.NPY_FLOAT64,
+]
+_NAMES = ["undefined", "float", "int32", "byte", "string", "bool", "uint8", "int8", "uint16", "int16", "int64",
+          "undefined", "float16", "double"]
+_FORMATS = [b"", b"f", b"i", b"B", b"", b"?", b"B", b"b", b"H", b"h", b"q", b"", b"e", b"d"]
+cdef dict _DTYPES = {
+    np.dtype(np.float32): FLOAT, np.dtype(np.int32): INT32, np.dtype(np.bool_): BOOL, np.dtype(np.uint8): UINT8,
+    np.dtype(np.int8): INT8, np.dtype(np.uint16): UINT16, np.dtype(np.int16): INT16, np.dtype(np.int64): INT64,
+    np.dtype(np.float16): FLOAT16, np.dtype(np.float64): DOUBLE, np.dtype(object): STRING,
+}
+
+
+cdef size_t itemsize(int dtype) noexcept nogil:
+    return ITEMSIZE[dtype] if 0 <= dtype < 14 else 0
+
+
+cdef str dtype_name(int dtype):
+    return _NAMES[dtype] if 0 <= dtype < 14 else f"dtype {dtype}"
+
+
+cdef tuple shape_of(const tensor_t* t):
+    return tuple([t.shape[i] for i in range(t.ndim)])
+
+
+# ---------------------------------------------------------------- storage
+
+cdef void release(storage_t* s) noexcept nogil:
+    if s == NULL or atomic_dec(&s.refs) > 0:
+        return
+    cdef int64_t i
+    if s.strings or s.owner != NULL:
+        with gil:
+            for i in range(s.strings):
+                Py_XDECREF((<PyObject**>s.data)[i])
+            if s.owner != NULL:
+                Py_DECREF(<object>s.owner)
+    if s.owner == NULL:
+        free(s.data)
+    free(s)
+
+
+cdef storage_t* allocate(size_t nbytes, bint strings) except NULL nogil:
+    cdef size_t capacity = (max(nbytes, 1) + 63) & ~<size_t>63
+    cdef storage_t* s = <storage_t*>calloc(1, sizeof(storage_t))
+    if s != NULL:
+        s.data = aligned_new(capacity)
+    if s == NULL or s.data == NULL:
+        free(s)
+        with gil:
+            raise MemoryError(f"cannot allocate {nbytes} bytes for a tensor")
+    s.capacity = capacity
+    s.refs = 1
+    if strings:
+        memset(s.data, 0, capacity)
+        s.strings = capacity // sizeof(void*)
+    return s
+
+
+# ---------------------------------------------------------------- shapes
+
+cdef int64_t count(int ndim, const int64_t* shape, int dtype) except -1 nogil:
+    """Number of elements of such a tensor; raises where no such tensor can exist."""
+    cdef int64_t n = 1, positive = 1, nbytes
+    cdef int i
+    cdef bint overflow = False
+    if ndim < 0 or ndim > MAX_DIMS:
+        with gil:
+            raise ValueError(f"a tensor has at most {MAX_DIMS} dimensions, not {ndim}")
+    for i in range(ndim):
+        if shape[i] < 0:
+            with gil:
+                raise ValueError(f"negative dimension in shape {tuple([shape[j] for j in range(ndim)])}")
+        n *= shape[i] != 0
+        if shape[i] > 0:
+            overflow |= mul_overflow(positive, shape[i], &positive)
+    overflow |= mul_overflow(positive, itemsize(dtype) + 1, &nbytes)
+    if overflow:
+        with gil:
+            raise OverflowError(
+                f"a {dtype_name(dtype)} tensor of shape {tuple([shape[j] for j in range(ndim)])} exceeds the address space")
+    return positive if n else 0
+
+
+cdef int resize(tensor_t* t, int ndim, const int64_t* shape, int dtype) except -1 nogil:
+    cdef int i
+    cdef int64_t n
+    cdef size_t nbytes
+    cdef storage_t* s = t.storage
+    if s != NULL and t.dtype == dtype and t.ndim == ndim:
+        for i in range(ndim):
+            if t.shape[i] != shape[i]:
+                break
+        else:
+            t.version += 1
+            return 0
+    if itemsize(dtype) == 0:
+        with gil:
+            raise ValueError(f"no tensor can hold {dtype_name(dtype)}")
+    n = count(ndim, shape, dtype)
+    nbytes = n * itemsize(dtype)
+    # data differs from the storage's start only in a view into somebody else's memory
+    if s == NULL or (s.strings != 0) != (dtype == STRING) or s.data != t.data or s.capacity < nbytes:
+        s = allocate(nbytes, dtype == STRING)
+        release(t.storage)
+        t.storage = s
+        t.data = s.data
+    t.ndim = ndim
+    for i in range(ndim):
+        t.shape[i] = shape[i]
+    t.size = n
+    t.dtype = dtype
+    t.version += 1
+    return 0
+
+
+cdef int resize_like(tensor_t* t, const tensor_t* like, int dtype) except -1 nogil:
+    return resize(t, like.ndim, like.shape, dtype)
+
+
+cdef int resize0(tensor_t* t, int dtype) except -1 nogil:
+    return resize(t, 0, NULL, dtype)
+
+
+cdef int resize1(tensor_t* t, int64_t n, int dtype) except -1 nogil:
+    return resize(t, 1, &n, dtype)
+
+
+cdef int resize2(tensor_t* t, int64_t n, int64_t d, int dtype) except -1 nogil:
+    cdef int64_t[2] shape
+    shape[0] = n
+    shape[1] = d
+    return resize(t, 2, shape, dtype)
+
+
+cdef int reshape(tensor_t* t, int ndim, const int64_t* shape) except -1 nogil:
+    cdef int i
+    if count(ndim, shape, t.dtype) != t.size:
+        with gil:
+            raise ValueError(f"{t.size} elements of shape {shape_of(t)} do not fit "
+                             f"shape {tuple([shape[j] for j in range(ndim)])}")
+    for i in range(ndim):
+        t.shape[i] = shape[i]
+    t.ndim = ndim
+    t.version += 1
+    return 0
+
+
+cdef int copy(tensor_t* to, const tensor_t* source) except -1 nogil:
+    if to == source:
+        to.version += 1
+        return 0
+    resize(to, source.ndim, source.shape, source.dtype)
+    return copy_items(to, 0, source, 0, source.size)
+
+
+cdef int copy_items(tensor_t* to, int64_t at, const tensor_t* source, int64_t source_at, int64_t n) except -1 nogil:
+    cdef size_t width = itemsize(source.dtype)
+    cdef PyObject** old
+    cdef PyObject** new
+    cdef PyObject* dropped
+    cdef int64_t i
+    if source.dtype != STRING:
+        memmove(<char*>to.data + at * width, <char*>source.data + source_at * width, n * width)
+        return 0
+    with gil:
+        old = <PyObject**>to.data + at
+        new = <PyObject**>source.data + source_at
+        for i in range(n):
+            if new[i] != NULL:
+                Py_INCREF(<object>new[i])
+            dropped = old[i]
+            old[i] = new[i]
+            Py_XDECREF(dropped)
+    return 0
+
+
+cdef void share(tensor_t* to, const tensor_t* source) noexcept nogil:
+    cdef storage_t* old = to.storage
+    cdef uint64_t version = max(to.version, source.version) + 1
+    if to == source:
+        return
+    if source.storage != NULL:
+        atomic_inc(&source.storage.refs)
+    to[0] = source[0]
+    to.version = version
+    release(old)
+
+
+cdef void clear(tensor_t* t) noexcept nogil:
+    release(t.storage)
+    t.storage = NULL
+    t.data = NULL
+    t.dtype = UNDEFINED
+    t.ndim = 0
+    t.size = 0
+    t.version += 1
+
+
+cdef int64_t size_from(const tensor_t* t, int axis) noexcept nogil:
+    cdef int64_t n = 1
+    cdef int i
+    for i in range(axis, t.ndim):
+        n *= t.shape[i]
+    return n
+
+
+cdef int64_t size_to(const tensor_t* t, int axis) noexcept nogil:
+    cdef int64_t n = 1
+    cdef int i
+    for i in range(min(axis, t.ndim)):
+        n *= t.shape[i]
+    return n
+
+
+cdef bint same_shape(const tensor_t* a, const tensor_t* b) noexcept nogil:
+    cdef int i
+    if a.ndim != b.ndim:
+        return False
+    for i in range(a.ndim):
+        if a.shape[i] != b.shape[i]:
+            return False
+    return True
+
+
+cdef int canonical_axis(int axis, int ndim) except -1 nogil:
+    if -ndim <= axis < ndim:
+        return axis + ndim if axis < 0 else axis
+    with gil:
+        raise IndexError(f"axis {axis} is out of range for {ndim} dimensions")
+
+
+# ---------------------------------------------------------------- strings and numpy
+
+cdef bytes get_string(const tensor_t* t, int64_t i):
+    cdef PyObject* p = (<PyObject**>t.data)[i]
+    return b"" if p == NULL else <bytes>p
+
+
+cdef int set_string(tensor_t* t, int64_t i, bytes value) except -1:
+    cdef PyObject* old = (<PyObject**>t.data)[i]
+    Py_INCREF(value)
+    (<PyObject**>t.data)[i] = <PyObject*>value
+    Py_XDECREF(old)
+    return 0
+
+
+cdef object to_numpy(const tensor_t* t, bint view):
+    """A numpy array of t's values: a copy that owns its memory, or a view that keeps t's storage alive."""
+    cdef cnp.npy_intp[MAX_DIMS] shape
+    cdef int i
+    cdef cnp.ndarray a
+    cdef Tensor owner
+    cdef PyObject** to
+    if t.dtype == UNDEFINED:
+        raise RuntimeError("the tensor holds nothing yet")
+    for i in range(t.ndim):
+        shape[i] = t.shape[i]
+    if t.dtype == STRING:
+        a = cnp.PyArray_EMPTY(t.ndim, shape, cnp.NPY_OBJECT, 0)
+        to = <PyObject**>cnp.PyArray_DATA(a)
+        for j in range(t.size):
+            s = get_string(t, j)
+            Py_INCREF(s)
+            Py_XDECREF(to[j])
+            to[j] = <PyObject*>s
+        return a
+    if not view:
+        a = cnp.PyArray_EMPTY(t.ndim, shape, NUMPY_TYPE[t.dtype], 0)
+        memcpy(cnp.PyArray_DATA(a), t.data, t.size * itemsize(t.dtype))
+        return a
+    owner = Tensor.__new__(Tensor)
+    share(&owner.t, t)
+    a = cnp.PyArray_SimpleNewFromData(t.ndim, shape, NUMPY_TYPE[t.dtype], t.data)
+    cnp.set_array_base(a, owner)
+    return a
+
+
+cdef bytes to_bytes(object value):
+    if PyBytes_Check(value):
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    raise TypeError(f"a string tensor holds str or bytes, not {type(value).__name__}")
+
+
+cdef int from_numpy(tensor_t* t, object array) except -1:
+    """Copy a numpy array, of any layout, into t."""
+    cdef cnp.ndarray a
+    cdef int dtype, i
+    cdef int64_t[MAX_DIMS] shape
+    a = array
+    if a.dtype.kind in "US":
+        a = a.astype(object)
+    dtype = _DTYPES.get(a.dtype, UNDEFINED)
+    if dtype == UNDEFINED:
+        native = a.dtype.newbyteorder("=")
+        dtype = _DTYPES.get(native, UNDEFINED)
+        if dtype == UNDEFINED:
+            raise TypeError(f"no tensor can hold numpy dtype {a.dtype}")
+        a = a.astype(native)
+    if not cnp.PyArray_IS_C_CONTIGUOUS(a):
+        a = np.ascontiguousarray(a).reshape(array.shape)
+    if cnp.PyArray_NDIM(a) > MAX_DIMS:
+        raise ValueError(f"a tensor has at most {MAX_DIMS} dimensions, not {a.ndim}")
+    for i in range(cnp.PyArray_NDIM(a)):
+        shape[i] = cnp.PyArray_DIM(a, i)
+    if dtype == STRING:
+        values = [to_bytes(v) for v in a.ravel()]
+        resize(t, cnp.PyArray_NDIM(a), shape, STRING)
+        for j, v in enumerate(values):
+            set_string(t, j, v)
+        return 0
+    resize(t, cnp.PyArray_NDIM(a), shape, dtype)
+    memmove(t.data, cnp.PyArray_DATA(a), t.size * itemsize(dtype))
+    return 0
+
+
+# ---------------------------------------------------------------- Tensor
+
+cdef extern from *:
+    """
+    typedef struct { int32_t device_type; int32_t device_id; } DLDevice;
+    typedef struct { uint8_t code; uint8_t bits; uint16_t lanes; } DLDataType;
+    typedef struct { void* data; DLDevice device; int32_t ndim; DLDataType dtype; int64_t* shape; int64_t* strides;
+                     uint64_t byte_offset; } DLTensor;
+    typedef struct DLManagedTensor { DLTensor dl_tensor; void* manager_ctx; void (*deleter)(struct DLManagedTensor*); }
+        DLManagedTensor;
+    """
+    ctypedef struct DLDevice:
+        int device_type
+        int device_id
+    ctypedef struct DLDataType:
+        unsigned char code
+        unsigned char bits
+        unsigned short lanes
+    ctypedef struct DLTensor:
+        void* data
+        DLDevice device
+        int ndim
+        DLDataType dtype
+        int64_t* shape
+        int64_t* strides
+        uint64_t byte_offset
+    ctypedef struct DLManagedTensor:
+        DLTensor dl_tensor
+        void* manager_ctx
+        void (*deleter)(DLManagedTensor*) noexcept
+
+cdef extern from "Python.h":
+    object PyCapsule_New(void* pointer, const char* name, void (*destructor)(PyObject*) noexcept)
+    void* PyCapsule_GetPointer(PyObject* capsule, const char* name) except NULL
+    bint PyCapsule_IsValid(PyObject* capsule, const char* name)
+
+
+cdef void _dl_delete(DLManagedTensor* m) noexcept with gil:
+    Py_DECREF(<object>m.manager_ctx)
+    free(m)
+
+
+cdef void _dl_capsule_delete(PyObject* capsule) noexcept:
+    cdef DLManagedTensor* m
+    if PyCapsule_IsValid(capsule, b"dltensor"):
+        m = <DLManagedTensor*>PyCapsule_GetPointer(capsule, b"dltensor")
+        m.deleter(m)
+
+
+cdef class Tensor:
+    """A tensor: contiguous values of one dtype, on one device.
+
+    ``np.asarray(t)``, ``memoryview(t)`` and DLPack consumers see its memory without a copy; string tensors are
+    converted. Anything that DLPack or numpy understands can be fed.
+
+    Parameters
+    ----------
+    values : array_like, optional
+        Initial values, copied.
+    """
+
+    def __init__(self, values=None):
+        if values is not None:
+            self.feed(values)
+
+    def __dealloc__(self):
+        release(self.t.storage)
+
+    @property
+    def shape(self):
+        """tuple of int: the dimensions."""
+        return shape_of(&self.t)
+
+    @property
+    def ndim(self):
+        return self.t.ndim
+
+    @property
+    def size(self):
+        return self.t.size
+
+    @property
+    def nbytes(self):
+        return self.t.size * itemsize(self.t.dtype)
+
+    @property
+    def dtype(self):
+        """numpy.dtype of the values (object for strings), or None for a tensor that holds nothing yet."""
+        if self.t.dtype == UNDEFINED:
+            return None
+        return np.dtype(cnp.PyArray_DescrFromType(NUMPY_TYPE[self.t.dtype]))
+
+    @property
+    def data_type(self):
+        """int: the number of the dtype in ``TensorProto.DataType``."""
+        return self.t.dtype
+
+    @property
+    def device(self):
+        """tuple of int: device type and id, as in DeviceOption."""
+        return self.t.device_type, self.t.device_id
+
+    @property
+    def version(self):
+        """int: grows whenever the tensor is written."""
+        return self.t.version
+
+    @property
+    def data(self):
+        """numpy.ndarray that shares the tensor's memory."""
+        return to_numpy(&self.t, True)
+
+    def fetch(self):
+        """Copy the values out: a numpy array that owns its memory."""
+        return to_numpy(&self.t, False)
+
+    def feed(self, values, device_option=None):
+        """Copy values in; shape and dtype become theirs."""
+        from_numpy(&self.t, values if isinstance(values, np.ndarray) else np.asarray(values))
+
+    def init(self, dims, int data_type):
+        """Become an uninitialized tensor of these dimensions and that ``TensorProto.DataType``."""
+        cdef int64_t[MAX_DIMS] shape
+        cdef int i
+        if len(dims) > MAX_DIMS:
+            raise ValueError(f"a tensor has at most {MAX_DIMS} dimensions, not {len(dims)}")
+        for i in range(len(dims)):
+            shape[i] = dims[i]
+        resize(&self.t, <int>len(dims), shape, data_type)
+
+    def __array__(self, dtype=None, copy=None):
+        a = to_numpy(&self.t, not copy)
+        return a if dtype is None else a.astype(dtype, copy=False)
+
+    def __len__(self):
+        if self.t.ndim == 0:
+            raise TypeError("a 0-dimensional tensor has no length")
+        return self.t.shape[0]
+
+    def __repr__(self):
+        return f"Tensor(shape={self.shape}, dtype={dtype_name(self.t.dtype)})"
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        cdef int i
+        cdef Py_ssize_t stride = itemsize(self.t.dtype)
+        if self.t.dtype in (UNDEFINED, STRING):
+            raise BufferError(f"a tensor of {dtype_name(self.t.dtype)} has no buffer")
+        if self.t.device_type != 0:
+            raise BufferError("a tensor in device memory has no buffer")
+        for i in reversed(range(self.t.ndim)):
+            self._shape[i] = self.t.shape[i]
+            self._strides[i] = stride
+            stride *= self.t.shape[i]
+        buffer.buf = self.t.data
+        buffer.obj = self
+        buffer.len = self.t.size * itemsize(self.t.dtype)
+        buffer.itemsize = itemsize(self.t.dtype)
+        buffer.readonly = 0
+        buffer.ndim = self.t.ndim
+        buffer.format = <bytes>_FORMATS[self.t.dtype]
+        buffer.shape = self._shape
+        buffer.strides = self._strides
+        buffer.suboffsets = NULL
+        buffer.internal = NULL
+
+    def __releasebuffer__(self, Py_buffer* buffer):
+        pass
+
+    def __dlpack_device__(self):
+        return 1, 0
+
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        cdef DLManagedTensor* m
+        cdef int code
+        cdef Tensor source = self
+        if self.t.dtype in (UNDEFINED, STRING):
+            raise BufferError(f"DLPack has no type for {dtype_name(self.t.dtype)}")
+        if copy:
+            source = Tensor(self.data)
+        else:
+            source = Tensor.__new__(Tensor)   # a header of its own: the blob may be resized later
+            share(&source.t, &self.t)
+        if self.t.dtype in (FLOAT, DOUBLE, FLOAT16):
+            code = 2
+        elif self.t.dtype == BOOL:
+            code = 6
+        else:
+            code = 1 if self.t.dtype in (BYTE, UINT8, UINT16) else 0
+        m = <DLManagedTensor*>malloc(sizeof(DLManagedTensor))
+        if m == NULL:
+            raise MemoryError
+        m.dl_tensor.data = source.t.data
+        m.dl_tensor.device.device_type = 1
+        m.dl_tensor.device.device_id = 0
+        m.dl_tensor.ndim = source.t.ndim
+        m.dl_tensor.dtype.code = code
+        m.dl_tensor.dtype.bits = <unsigned char>(8 * itemsize(source.t.dtype))
+        m.dl_tensor.dtype.lanes = 1
+        m.dl_tensor.shape = source.t.shape
+        m.dl_tensor.strides = NULL
+        m.dl_tensor.byte_offset = 0
+        m.deleter = _dl_delete
+        Py_INCREF(source)
+        m.manager_ctx = <void*>source
+        return PyCapsule_New(m, b"dltensor", _dl_capsule_delete)
