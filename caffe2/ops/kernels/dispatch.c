@@ -1,0 +1,68 @@
+/* Compiled for the baseline: what this processor has, and memory for the kernels. */
+#include "kernels.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern const kernels_t kernels_v1;
+#ifdef HAVE_v3
+extern const kernels_t kernels_v3, kernels_v4;
+#endif
+
+const kernels_t* kernels_level(const char* level) {
+    const kernels_t* tables[3] = {&kernels_v1};
+#ifdef HAVE_v3
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+        __builtin_cpu_supports("f16c"))
+        tables[1] = &kernels_v3;
+    if (tables[1] && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        tables[2] = &kernels_v4;
+#endif
+    for (int i = 2; i >= 0; i--)
+        if (tables[i] && (!level || !*level || !strcmp(level, tables[i]->name))) return tables[i];
+    return NULL;
+}
+
+typedef struct {
+    void* memory[SCRATCH_SLOTS];
+    size_t bytes[SCRATCH_SLOTS];
+} scratch_t;
+
+static pthread_key_t key;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int have_key;
+
+static void free_scratch(void* p) {
+    scratch_t* s = p;
+    for (int i = 0; i < SCRATCH_SLOTS; i++) free(s->memory[i]);
+    free(s);
+}
+
+static void make_key(void) { have_key = pthread_key_create(&key, free_scratch) == 0; }
+
+void* kernels_scratch(int slot, size_t bytes) {
+    static _Thread_local scratch_t* mine;
+    if (!mine) {
+        pthread_once(&once, make_key);
+        if (!have_key || !(mine = calloc(1, sizeof *mine))) return NULL;
+        if (pthread_setspecific(key, mine)) {
+            free(mine);
+            return mine = NULL;
+        }
+    }
+    if (bytes > mine->bytes[slot] || !mine->memory[slot]) {
+        if (bytes > (size_t)-1 - 8192) return NULL;
+        const size_t size = (bytes + bytes / 4 + 4096) & ~(size_t)4095;
+        void* p = aligned_alloc(4096, size ? size : 4096);
+        if (!p) return NULL;
+        free(mine->memory[slot]);
+        mine->memory[slot] = p;
+        mine->bytes[slot] = size;
+    }
+    return mine->memory[slot];
+}

@@ -1,0 +1,195 @@
+"""Chooses the instruction set of the kernels, once, at import.
+
+The environment variable ``CAFFE2_ISA`` (``v1``, ``v3`` or ``v4``) forces a level.
+"""
+
+import os
+
+import numpy as np
+
+LEVELS = ("v1", "v3", "v4")
+
+
+cdef const kernels_t* table(str level) except NULL:
+    cdef bytes name = level.encode()
+    if level and level not in LEVELS:
+        raise ValueError(f"unknown instruction set {level!r}; there are {', '.join(LEVELS)}")
+    cdef const kernels_t* found = kernels_level(name)
+    if found == NULL:
+        raise ValueError(f"instruction set {level!r} is not available on this processor")
+    return found
+
+
+K = table(os.environ.get("CAFFE2_ISA", ""))
+
+
+def isa():
+    """Name of the level in use: ``v1`` (baseline), ``v3`` (AVX2) or ``v4`` (AVX-512)."""
+    return K.name.decode()
+
+
+def available():
+    """Names of the levels that this build has and this processor runs."""
+    return tuple(name for name in LEVELS if kernels_level(name.encode()) != NULL)
+
+
+def level(name):
+    """The kernels of one level as functions of arrays, for tests and measurements."""
+    return Level(name)
+
+
+cdef operand_t operand(x, bint trans):
+    cdef operand_t o
+    cdef size_t address = x.__array_interface__["data"][0]
+    o.data = <const void*> address
+    o.ld = x.strides[0] // x.itemsize if x.ndim == 2 else 1
+    o.trans = trans
+    o.packed = 0
+    o.image = NULL
+    return o
+
+
+cdef const void* pointer(x):
+    cdef size_t address = 0
+    if x is not None:
+        address = x.__array_interface__["data"][0]
+    return <const void*> address
+
+
+cdef class Image:
+    """An image array as the matrix of its windows; axes as in ``image_t``."""
+
+    cdef image_t g
+    cdef readonly object x, shape
+
+    def __init__(self, x, kernel, stride, pad, dilation, out, nhwc=False):
+        # x: (batch, channels, depth, height, width) or (batch, depth, height, width, channels)
+        self.x = x
+        size = x.shape[1:4] if nhwc else x.shape[2:]
+        channels = x.shape[4] if nhwc else x.shape[1]
+        self.g.nhwc = nhwc
+        self.g.channels = channels
+        self.g.batch = x.shape[0]
+        self.g.batch_stride = x.strides[0] // x.itemsize
+        self.g.step = x.strides[3 if nhwc else 1] // x.itemsize
+        for i in range(3):
+            self.g.size[i] = size[i]
+            self.g.kernel[i] = kernel[i]
+            self.g.stride[i] = stride[i]
+            self.g.pad[i] = pad[i]
+            self.g.dilation[i] = dilation[i]
+            self.g.out[i] = out[i]
+        taps = channels * int(np.prod(kernel))
+        pixels = x.shape[0] * int(np.prod(out))
+        self.shape = (pixels, taps) if nhwc else (taps, pixels)
+
+
+cdef class Level:
+    cdef const kernels_t* k
+
+    def __init__(self, name):
+        self.k = table(name)
+
+    @property
+    def name(self):
+        return self.k.name.decode()
+
+    def gemm(self, a, b, c, trans_a=False, trans_b=False, double alpha=1, double beta=0,
+             bias_row=None, bias_col=None, residual=None, bint relu=False, int nth=1,
+             pack_a=False, pack_b=False):
+        """``c = relu(alpha * op(a) @ op(b) + beta * c + bias + residual)`` in place.
+
+        Rows must be contiguous; `a` and `b` may be an `Image`. `pack_a` and `pack_b` pack the
+        factor first.
+        """
+        cdef bint double_ = c.dtype == np.float64
+        cdef epilogue_t e
+        cdef operand_t[2] o
+        cdef int which, rc
+        cdef long[2] n
+        cdef long k = a.shape[0 if trans_a else 1]
+        kept = []
+        n[0] = a.shape[1 if trans_a else 0]
+        n[1] = b.shape[0 if trans_b else 1]
+        if k != b.shape[1 if trans_b else 0] or c.shape != (n[0], n[1]):
+            raise ValueError(f"shapes do not fit: {a.shape}, {b.shape}, {c.shape}")
+        for which, (x, trans, pack) in enumerate([(a, trans_a, pack_a), (b, trans_b, pack_b)]):
+            if isinstance(x, Image):
+                o[which] = operand((<Image> x).x, trans)
+                o[which].image = &(<Image> x).g
+            else:
+                o[which] = operand(x, trans)
+            if pack:
+                size = (self.k.dgemm_pack_bytes if double_ else self.k.sgemm_pack_bytes)(
+                    which, n[which], k)
+                space = np.empty(size + 64, np.uint8)
+                start = -space.ctypes.data % 64
+                panels = space[start:start + size]
+                kept.append(panels)
+                if double_:
+                    rc = self.k.dgemm_pack(which, &o[which], n[which], k, <void*> pointer(panels))
+                else:
+                    rc = self.k.sgemm_pack(which, &o[which], n[which], k, <void*> pointer(panels))
+                if rc:
+                    raise MemoryError
+                o[which].data = pointer(panels)
+                o[which].packed = 1
+        e.bias_row = pointer(bias_row)
+        e.bias_col = pointer(bias_col)
+        e.residual = pointer(residual)
+        e.ld_residual = 0 if residual is None else residual.strides[0] // residual.itemsize
+        e.relu = relu
+        cdef long ldc = c.strides[0] // c.itemsize
+        cdef void* pc = <void*> pointer(c)
+        with nogil:
+            if double_:
+                rc = self.k.dgemm_op(n[0], n[1], k, alpha, &o[0], &o[1], beta, <double*> pc, ldc,
+                                     &e, nth)
+            else:
+                rc = self.k.sgemm_op(n[0], n[1], k, alpha, &o[0], &o[1], beta, <float*> pc, ldc,
+                                     &e, nth)
+        if rc:
+            raise MemoryError
+        return c
+
+    def gemm_batch(self, a, b, c, trans_a=False, trans_b=False, double alpha=1, double beta=0,
+                   int nth=1):
+        """`gemm` for each matrix of 3-D arrays; a leading size of 1 is repeated."""
+        cdef bint double_ = c.dtype == np.float64
+        cdef long m = c.shape[1], n = c.shape[2], k = a.shape[1 if trans_a else 2]
+        cdef long[3] s, ld
+        for i, x in enumerate((a, b, c)):
+            s[i] = x.strides[0] // x.itemsize if x.shape[0] > 1 else 0
+            ld[i] = x.strides[1] // x.itemsize
+        f = c.shape[0]
+        if double_:
+            rc = self.k.dgemm_batch(f, trans_a, trans_b, m, n, k, alpha,
+                                    <const double*> pointer(a), ld[0], s[0],
+                                    <const double*> pointer(b), ld[1], s[1], beta,
+                                    <double*> pointer(c), ld[2], s[2], nth)
+        else:
+            rc = self.k.sgemm_batch(f, trans_a, trans_b, m, n, k, alpha,
+                                    <const float*> pointer(a), ld[0], s[0],
+                                    <const float*> pointer(b), ld[1], s[1], beta,
+                                    <float*> pointer(c), ld[2], s[2], nth)
+        if rc:
+            raise MemoryError
+        return c
+
+    def im2col(self, Image image, out, int nth=1):
+        """Write the matrix of an image's windows to `out`."""
+        if out.dtype == np.float64:
+            self.k.dim2col(&image.g, <const double*> pointer(image.x), <double*> pointer(out), nth)
+        else:
+            self.k.sim2col(&image.g, <const float*> pointer(image.x), <float*> pointer(out), nth)
+        return out
+
+    def col2im(self, columns, Image image, int nth=1):
+        """Add the entries of `columns` onto the pixels of the image they come from."""
+        if columns.dtype == np.float64:
+            self.k.dcol2im(&image.g, <const double*> pointer(columns),
+                           <double*> pointer(image.x), nth)
+        else:
+            self.k.scol2im(&image.g, <const float*> pointer(columns),
+                           <float*> pointer(image.x), nth)
+        return image.x

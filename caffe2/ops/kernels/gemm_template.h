@@ -1,0 +1,686 @@
+/* GEMM for one element type; gemm.c includes this once for float and once for double.
+ *
+ * Three ways to the same result:
+ *   direct   few rows, or small sizes: A and a B with contiguous rows are read where they are
+ *   dots     small sizes with B transposed: both factors run along K, one dot product an entry
+ *   packed   the rest: A is copied into panels of MR rows, B block by block (KC x NC, so that it
+ *            stays in the second-level cache) into panels of NR columns; images are unrolled
+ *            into windows only there
+ * All compute tiles of C in registers. */
+
+#define V FN_T(v)
+typedef REAL V __attribute__((vector_size(VECTOR_BYTES)));
+#define V_ANY FN_T(v_any)
+typedef REAL V_ANY __attribute__((vector_size(VECTOR_BYTES), aligned(__alignof__(REAL)), may_alias));
+#define LANES V_LANES
+#define NR (2 * LANES)
+
+/* What the tiles of one K block do with their sums. */
+typedef struct {
+    REAL alpha, beta;
+    REAL* c;
+    long ldc;
+    int plain; /* alpha * sum + beta * C and nothing else, beta 0 or 1 */
+    int relu;
+    const REAL *bias_row, *bias_col, *residual;
+    long ld_residual;
+} FN(finish_t);
+
+__attribute__((noinline)) static void FN(finish)(const FN(finish_t) * f, const REAL* sums, int rows,
+                                                 long n, long row, long col) {
+    for (int i = 0; i < rows; i++, sums += NR) {
+        REAL* c = f->c + (row + i) * f->ldc + col;
+        const REAL bias = f->bias_row ? f->bias_row[row + i] : 0;
+        const REAL* residual = f->residual ? f->residual + (row + i) * f->ld_residual + col : 0;
+        for (long j = 0; j < n; j += LANES) {
+            const V_MASK m = V_FIRST(MIN(n - j, LANES));
+            V x = f->alpha * *(const V*)(sums + j);
+            if (f->beta) x += f->beta * V_LOAD(c + j, m);
+            if (f->bias_row) x += bias;
+            if (f->bias_col) x += V_LOAD(f->bias_col + col + j, m);
+            if (residual) x += V_LOAD(residual + j, m);
+            if (f->relu) x = (V)((V_INDEX)x & ~(V_INDEX)(x < 0));
+            V_STORE(c + j, x, m);
+        }
+    }
+}
+
+/* rows x (vectors * LANES) entries of C, of which n columns exist. packed: A lies with aks
+ * between columns and 1 between rows, B in full panels; otherwise ars, aks and bks are free and
+ * the last vector of B is read up to n. */
+INLINE void FN(tile)(const int rows, const int vectors, const int packed, long k, const REAL* a,
+                     long ars, long aks, const REAL* b, long bks, long row, long col, long n,
+                     const FN(finish_t) * f) {
+    V sum[12][4];
+#pragma GCC unroll 12
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++) sum[i][j] = (V){0};
+    const V_MASK last = V_FIRST(n - (vectors - 1) * LANES);
+    for (long p = 0; p < k; p++) {
+        V bv[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; j++)
+            bv[j] = packed                ? *(const V*)(b + j * LANES)
+                    : (j == vectors - 1) ? V_LOAD(b + j * LANES, last)
+                                         : (V)*(const V_ANY*)(b + j * LANES);
+#pragma GCC unroll 12
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < vectors; j++) sum[i][j] += a[packed ? i : i * ars] * bv[j];
+        a += packed ? rows : aks;
+        b += packed ? NR : bks;
+    }
+    if (f->plain && n == vectors * LANES) {
+        REAL* c = f->c + row * f->ldc + col;
+#pragma GCC unroll 12
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < vectors; j++) {
+                V_ANY* q = (V_ANY*)(c + i * f->ldc + j * LANES);
+                const V x = f->alpha * sum[i][j];
+                *q = f->beta ? x + *q : x;
+            }
+    } else {
+#pragma GCC unroll 2
+        for (int first = 0; first < vectors; first += 2) {
+            REAL sums[12 * NR] __attribute__((aligned(64)));
+            const int two = MIN(2, vectors - first);
+#pragma GCC unroll 12
+            for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+                for (int j = 0; j < two; j++) *(V*)(sums + i * NR + j * LANES) = sum[i][first + j];
+            FN(finish)(f, sums, rows, MIN(n - first * LANES, NR), row, col + first * LANES);
+        }
+    }
+}
+
+typedef void (*FN(packed_t))(long, const REAL*, const REAL*, long, long, long, const FN(finish_t) *);
+typedef void (*FN(direct_t))(long, const REAL*, long, long, const REAL*, long, long, long, long,
+                             const FN(finish_t) *);
+#define PACKED(r, v)                                                                             \
+    static void FN(packed_##r##_##v)(long k, const REAL* a, const REAL* b, long row, long col,   \
+                                     long n, const FN(finish_t) * f) {                           \
+        FN(tile)(r, v, 1, k, a, 1, r, b, NR, row, col, n, f);                                    \
+    }
+#define DIRECT(r, v)                                                                             \
+    static void FN(direct_##r##_##v)(long k, const REAL* a, long ars, long aks, const REAL* b,   \
+                                     long bks, long row, long col, long n,                       \
+                                     const FN(finish_t) * f) {                                   \
+        FN(tile)(r, v, 0, k, a, ars, aks, b, bks, row, col, n, f);                               \
+    }
+#define PACKED_2(r) PACKED(r, 1) PACKED(r, 2)
+#define DIRECT_2(r) DIRECT(r, 1) DIRECT(r, 2)
+PACKED_2(1) PACKED_2(2) PACKED_2(3) PACKED_2(4) PACKED_2(5) PACKED_2(6)
+DIRECT_2(1) DIRECT_2(2) DIRECT_2(3) DIRECT_2(4) DIRECT_2(5) DIRECT_2(6) DIRECT(1, 4) DIRECT(2, 4)
+#if VECTOR_BYTES == 64
+#define MR 12
+#define DIRECT_MR 8
+PACKED_2(7) PACKED_2(8) PACKED_2(9) PACKED_2(10) PACKED_2(11) PACKED_2(12)
+DIRECT_2(7) DIRECT_2(8)
+#else
+#define MR 6
+#define DIRECT_MR 6
+#endif
+#define ROW(kind, r) {FN(kind##_##r##_1), FN(kind##_##r##_2)}
+static const FN(packed_t) FN(packed_tiles)[MR][2] = {
+    ROW(packed, 1), ROW(packed, 2), ROW(packed, 3),  ROW(packed, 4),  ROW(packed, 5), ROW(packed, 6),
+#if MR > 6
+    ROW(packed, 7), ROW(packed, 8), ROW(packed, 9), ROW(packed, 10), ROW(packed, 11), ROW(packed, 12),
+#endif
+};
+static const FN(direct_t) FN(direct_tiles)[DIRECT_MR][2] = {
+    ROW(direct, 1), ROW(direct, 2), ROW(direct, 3), ROW(direct, 4), ROW(direct, 5), ROW(direct, 6),
+#if DIRECT_MR > 6
+    ROW(direct, 7), ROW(direct, 8),
+#endif
+};
+static const FN(direct_t) FN(direct_wide)[2] = {FN(direct_1_4), FN(direct_2_4)};
+#undef ROW
+#undef PACKED
+#undef PACKED_2
+#undef DIRECT
+#undef DIRECT_2
+
+INLINE void FN(copy)(const REAL* x, long n, REAL* d) {
+    for (; n >= LANES; n -= LANES, x += LANES, d += LANES) *(V_ANY*)d = *(const V_ANY*)x;
+    if (n > 0) {
+        const V_MASK m = V_FIRST(n);
+        V_STORE(d, V_LOAD(x, m), m);
+    }
+}
+
+INLINE void FN(zero)(long n, REAL* d) {
+    for (; n >= LANES; n -= LANES, d += LANES) *(V_ANY*)d = (V){0};
+    if (n > 0) V_STORE(d, (V){0}, V_FIRST(n));
+}
+
+/* ---- operands ------------------------------------------------------------------------------ */
+
+/* A matrix stored (or thought of) row by row. Panels are filled along K: where K runs along the
+ * rows (`along`), pieces of rows are transposed into the panel, else pieces are copied. */
+typedef struct {
+    const REAL* x;
+    long ld;
+    int along;
+    int packed;
+    const image_t* image;
+} FN(source_t);
+
+static FN(source_t) FN(source)(const operand_t* o, int which) {
+    FN(source_t) s = {o->data, o->ld, (which == OPERAND_A) != (o->trans != 0), o->packed, o->image};
+    if (!s.packed && s.image && windows_are_pixels(s.image)) {
+        s.ld = s.image->step;
+        s.image = 0;
+    }
+    return s;
+}
+
+/* n values of an image's row `r`, from column i on, both as cursors. */
+static void FN(window)(const image_t* g, const REAL* x, const cursor_t* row, const cursor_t* first,
+                       long n, REAL* d) {
+    if (g->nhwc) { /* row: pixel; columns: kd, kh, kw, channel */
+        cursor_t tap = *first;
+        const REAL* base = x + row->image * g->batch_stride;
+        while (n > 0) {
+            const long len = MIN(n, g->channels - tap.channel);
+            long at = 0;
+            int inside = 1;
+            for (int i = 0; i < 3; i++) {
+                const int p = row->at[i] * g->stride[i] - g->pad[i] + tap.at[i] * g->dilation[i];
+                inside &= (unsigned)p < (unsigned)g->size[i];
+                at = at * g->size[i] + p;
+            }
+            if (inside) FN(copy)(base + at * g->step + tap.channel, len, d);
+            else FN(zero)(len, d);
+            n -= len;
+            d += len;
+            tap.channel = 0;
+            advance(tap.at, g->kernel);
+        }
+        return;
+    }
+    /* row: channel, kd, kh, kw; columns: image, od, oh, ow */
+    cursor_t pixel = *first;
+    const int s = g->stride[2];
+    const REAL* plane = x + row->channel * g->step;
+    while (n > 0) {
+        const long len = MIN(n, g->out[2] - pixel.at[2]);
+        const int z = pixel.at[0] * g->stride[0] - g->pad[0] + row->at[0] * g->dilation[0];
+        const int y = pixel.at[1] * g->stride[1] - g->pad[1] + row->at[1] * g->dilation[1];
+        if ((unsigned)z < (unsigned)g->size[0] && (unsigned)y < (unsigned)g->size[1]) {
+            const REAL* line = plane + pixel.image * g->batch_stride +
+                               ((long)z * g->size[1] + y) * g->size[2];
+            const long left = (long)pixel.at[2] * s - g->pad[2] + (long)row->at[2] * g->dilation[2];
+            long lo = left < 0 ? MIN(len, (-left + s - 1) / s) : 0;
+            long hi = left + (len - 1) * s < g->size[2] ? len
+                      : left >= g->size[2]              ? 0
+                                                        : (g->size[2] - 1 - left) / s + 1;
+            hi = MAX(hi, lo);
+            if (lo) FN(zero)(lo, d);
+            if (s == 1) FN(copy)(line + left + lo, hi - lo, d + lo);
+            else
+                for (long t = lo; t < hi; t++) d[t] = line[left + t * s];
+            if (hi < len) FN(zero)(len - hi, d + hi);
+        } else FN(zero)(len, d);
+        n -= len;
+        d += len;
+        pixel.at[2] = 0;
+        if (++pixel.at[1] == g->out[1]) {
+            pixel.at[1] = 0;
+            if (++pixel.at[0] == g->out[0]) {
+                pixel.at[0] = 0;
+                pixel.image++;
+            }
+        }
+    }
+}
+
+/* Turns LANES vectors around: lane j of vector i becomes lane i of vector j. */
+INLINE void FN(transpose)(V* v) {
+#define LOW(q, l) ((l) & (q) ? LANES + (l) - (q) : (l))
+#define HIGH(q, l) ((l) & (q) ? LANES + (l) : (l) + (q))
+#define STAGE(q)                                                       \
+    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) if (!(i & (q))) { \
+        const V a = v[i], b = v[i + (q)];                              \
+        v[i] = SHUFFLE(V_INDEX, V_LANES, a, b, LOW, q);                \
+        v[i + (q)] = SHUFFLE(V_INDEX, V_LANES, a, b, HIGH, q);         \
+    }
+#if V_LANES > 8
+    STAGE(8)
+#endif
+#if V_LANES > 4
+    STAGE(4)
+#endif
+#if V_LANES > 2
+    STAGE(2)
+#endif
+    STAGE(1)
+#undef STAGE
+#undef LOW
+#undef HIGH
+}
+
+/* Lane i of the result is the sum of vector i. */
+INLINE V FN(sums)(V* v) {
+#define FROM(q, l) (((l) / (q) & 1) * LANES + (l) / (2 * (q)) * 2 * (q) + (l) % (q))
+#define TO(q, l) (FROM(q, l) + (q))
+#define STAGE(q)                                                       \
+    _Pragma("GCC unroll 16") for (int i = 0; i < (q); i++)             \
+        v[i] = SHUFFLE(V_INDEX, V_LANES, v[i], v[i + (q)], FROM, q) +  \
+               SHUFFLE(V_INDEX, V_LANES, v[i], v[i + (q)], TO, q);
+#if V_LANES > 8
+    STAGE(8)
+#endif
+#if V_LANES > 4
+    STAGE(4)
+#endif
+#if V_LANES > 2
+    STAGE(2)
+#endif
+    STAGE(1)
+#undef STAGE
+#undef FROM
+#undef TO
+    return v[0];
+}
+
+/* Panel of n <= width rows of A or columns of B, from j0 on: d[k * width + j]. Up to the next
+ * multiple of LANES, the rest of the width is filled with zeros. */
+static void FN(pack_panel)(const FN(source_t) * s, long j0, long n, long width, long k0, long kc,
+                           REAL* d) {
+    const image_t* g = s->image;
+    if (!s->along) {
+        const long padded = MIN((n + LANES - 1) / LANES * LANES, width);
+        cursor_t row, first;
+        if (g) {
+            row = row_of(g, k0);
+            first = column_of(g, j0);
+        }
+        const REAL* x = s->x + k0 * s->ld + j0;
+        for (long k = 0; k < kc; k++, d += width) {
+            if (g) {
+                FN(window)(g, s->x, &row, &first, n, d);
+                next_row(g, &row);
+            } else {
+                if (n == NR) {
+                    *(V*)d = *(const V_ANY*)x;
+                    *(V*)(d + LANES) = *(const V_ANY*)(x + LANES);
+                } else FN(copy)(x, n, d);
+                x += s->ld;
+            }
+            if (n < padded) FN(zero)(padded - n, d + n);
+        }
+        return;
+    }
+    REAL windows[LANES * KC] __attribute__((aligned(64)));
+    for (long j = 0; j < n; j += LANES) {
+        const long rows = MIN(n - j, LANES), ld = g ? KC : s->ld;
+        const REAL* x = g ? windows : s->x + (j0 + j) * ld + k0;
+        if (g) {
+            cursor_t row = row_of(g, j0 + j), first = column_of(g, k0);
+            for (long i = 0; i < rows; i++, next_row(g, &row))
+                FN(window)(g, s->x, &row, &first, kc, windows + i * KC);
+        }
+        const V_MASK store = V_FIRST(MIN(width - j, LANES));
+        for (long k = 0; k < kc; k += LANES) {
+            const long columns = MIN(kc - k, LANES);
+            const V_MASK load = V_FIRST(columns);
+            V v[LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) v[i] = i < rows ? V_LOAD(x + i * ld + k, load) : (V){0};
+            FN(transpose)(v);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++)
+                if (i < columns) V_STORE(d + (k + i) * width + j, v[i], store);
+        }
+    }
+}
+
+/* ---- the packed way ------------------------------------------------------------------------ */
+
+/* Packed operands lie K block by K block, in each one panel by panel. */
+typedef struct {
+    long n, width, panels, padded; /* padded: entries of a row of K, all panels */
+} FN(layout_t);
+
+static FN(layout_t) FN(layout)(int which, long n) {
+    FN(layout_t) l = {n, NR, 0, 0};
+    if (which == OPERAND_A) { /* as few panels as possible, as even as possible */
+        l.panels = (n + MR - 1) / MR;
+        l.width = l.panels ? (n + l.panels - 1) / l.panels : 1;
+        if (MR == 12 && n % 8 == 0 && n <= 128) l.width = 8;
+    }
+    l.panels = (n + l.width - 1) / l.width;
+    l.padded = which == OPERAND_A ? n : l.panels * NR;
+    return l;
+}
+
+INLINE long FN(panel_at)(const FN(layout_t) * l, long panel, long k0, long kc) {
+    return l->padded * k0 + panel * l->width * kc;
+}
+
+static void FN(pack_one)(int which, const FN(source_t) * s, const FN(layout_t) * l, long panel,
+                         long k0, long kc, REAL* d) {
+    const long j = panel * l->width, n = MIN(l->width, l->n - j);
+    FN(pack_panel)(s, j, n, which == OPERAND_A ? n : NR, k0, kc, d);
+}
+
+size_t FN(gemm_pack_bytes)(int which, long n, long k) {
+    const FN(layout_t) l = FN(layout)(which, n);
+    return (size_t)l.padded * k * sizeof(REAL);
+}
+
+int FN(gemm_pack)(int which, const operand_t* x, long n, long k, void* dst) {
+    const FN(source_t) s = FN(source)(x, which);
+    const FN(layout_t) l = FN(layout)(which, n);
+    const long step = k_block(k);
+    for (long k0 = 0; k0 < k; k0 += step) {
+        const long kc = MIN(step, k - k0);
+        for (long p = 0; p < l.panels; p++)
+            FN(pack_one)(which, &s, &l, p, k0, kc, (REAL*)dst + FN(panel_at)(&l, p, k0, kc));
+    }
+    return 0;
+}
+
+typedef struct {
+    long k;
+    REAL alpha, beta;
+    FN(source_t) a, b;
+    FN(layout_t) rows, columns;
+    REAL* c;
+    long ldc;
+    const epilogue_t* epilogue;
+} FN(product_t);
+
+static FN(finish_t) FN(finish_of)(const FN(product_t) * p, int first, int last) {
+    FN(finish_t) f = {p->alpha, first ? p->beta : 1, p->c, p->ldc, f.beta == 0 || f.beta == 1,
+                      0, 0, 0, 0, 0};
+    const epilogue_t* e = p->epilogue;
+    if (last && e && (e->bias_row || e->bias_col || e->residual || e->relu)) {
+        f.plain = 0;
+        f.relu = e->relu;
+        f.bias_row = e->bias_row;
+        f.bias_col = e->bias_col;
+        f.residual = e->residual;
+        f.ld_residual = e->ld_residual;
+    }
+    return f;
+}
+
+/* Row panels i0..i1 and column panels j0..j1 of C. packed_a holds A from K index a_from on. */
+static int FN(task)(const FN(product_t) * p, const REAL* packed_a, long a_from, long k_end, long i0,
+                    long i1, long j0, long j1) {
+    const long step = k_block(p->k);
+    REAL* block = 0;
+    if (!p->b.packed) {
+        block = kernels_scratch(SLOT_B, (size_t)(j1 - j0) * NR * step * sizeof(REAL));
+        if (!block) return -1;
+    }
+    for (long k0 = a_from; k0 < k_end; k0 += step) {
+        const long kc = MIN(step, p->k - k0);
+        const FN(finish_t) f = FN(finish_of)(p, k0 == 0, k0 + kc == p->k);
+        for (long j = j0; j < j1; j++) {
+            const long col = j * NR, n = MIN(NR, p->columns.n - col);
+            const REAL* b;
+            if (p->b.packed) b = p->b.x + FN(panel_at)(&p->columns, j, k0, kc);
+            else {
+                REAL* d = block + (j - j0) * NR * kc;
+                FN(pack_one)(OPERAND_B, &p->b, &p->columns, j, k0, kc, d);
+                b = d;
+            }
+            for (long i = i0; i < i1; i++) {
+                const long row = i * p->rows.width, m = MIN(p->rows.width, p->rows.n - row);
+                const REAL* a = packed_a + FN(panel_at)(&p->rows, i, k0 - a_from, kc);
+                FN(packed_tiles)[m - 1][n > LANES](kc, a, b, row, col, n, &f);
+            }
+        }
+    }
+    return 0;
+}
+
+static int FN(packed)(FN(product_t) * p, int nth) {
+    const long m = p->rows.n, step = k_block(p->k);
+    /* A is packed whole, or, where that would be too much, for a range of K at a time. */
+    const long range = p->a.packed ? p->k : MAX(step, A_BYTES / (long)sizeof(REAL) / m / step * step);
+    REAL* packed_a = (REAL*)p->a.x;
+    if (!p->a.packed) {
+        packed_a = kernels_scratch(SLOT_A, (size_t)m * MIN(range, p->k) * sizeof(REAL));
+        if (!packed_a) return -1;
+    }
+    /* Tasks: blocks of column panels; of row panels too where there are too few columns. */
+    const long nr = p->columns.panels, mr = p->rows.panels;
+    long nj = MAX((nr + NC / NR - 1) / (NC / NR), nth > 1 ? MIN(nr / 4, 4 * nth) : 1), ni = 1;
+    if (nj < nth) {
+        nj = MIN(nr, MAX(nj, 1));
+        ni = MIN(mr, (nth + nj - 1) / nj);
+    } else if (nth > 1) nj = MIN(nr, (nj + nth - 1) / nth * nth);
+    int failed = 0;
+    for (long k0 = 0; k0 < p->k; k0 += range) {
+        const long k1 = MIN(p->k, k0 + range), blocks = (k1 - k0 + step - 1) / step;
+#pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
+        {
+            if (!p->a.packed) {
+#pragma omp for schedule(static)
+                for (long t = 0; t < blocks * mr; t++) {
+                    const long at = k0 + t / mr * step, kc = MIN(step, k1 - at);
+                    FN(pack_one)(OPERAND_A, &p->a, &p->rows, t % mr, at, kc,
+                                 packed_a + FN(panel_at)(&p->rows, t % mr, at - k0, kc));
+                }
+            }
+#pragma omp for schedule(dynamic, 1) nowait
+            for (long t = 0; t < ni * nj; t++) {
+                const long i = t / nj, j = t % nj;
+                failed |= FN(task)(p, packed_a, k0, k1, mr * i / ni, mr * (i + 1) / ni, nr * j / nj,
+                                   nr * (j + 1) / nj) != 0;
+            }
+        }
+    }
+    return failed ? -1 : 0;
+}
+
+/* ---- without packing ----------------------------------------------------------------------- */
+
+/* Columns j0..j1 of C from A of any strides and B with contiguous rows. */
+static void FN(direct)(const FN(product_t) * p, long j0, long j1) {
+    const long m = p->rows.n, k = p->k;
+    const long ars = p->a.along ? p->a.ld : 1, aks = p->a.along ? 1 : p->a.ld;
+    const long blocks = (m + DIRECT_MR - 1) / DIRECT_MR;
+    const long wide = m <= 2 ? 4 : 2;
+    /* Far apart rows of B: a few at a time, so that they are read along. */
+    const long step = p->b.ld * (long)sizeof(REAL) > 4096 ? 64 : MAX(k, 1);
+    long k0 = 0;
+    do {
+        const long kc = MIN(step, k - k0);
+        const FN(finish_t) f = FN(finish_of)(p, k0 == 0, k0 + kc == k);
+        for (long j = j0; j < j1;) {
+            const long v = j1 - j > 2 * LANES && wide == 4 && j1 - j > 3 * LANES ? 4 : 2;
+            const long n = MIN(j1 - j, v * LANES);
+            const REAL* b = p->b.x + k0 * p->b.ld + j;
+            for (long i = 0; i < blocks; i++) {
+                const long row = m * i / blocks, r = m * (i + 1) / blocks - row;
+                const FN(direct_t) tile =
+                    v == 4 ? FN(direct_wide)[r - 1] : FN(direct_tiles)[r - 1][n > LANES];
+                tile(kc, p->a.x + row * ars + k0 * aks, ars, aks, b, p->b.ld, row, j, n, &f);
+            }
+            j += n;
+        }
+        k0 += kc;
+    } while (k0 < k);
+}
+
+#define DOT_ROWS MAX(1, LANES / 4)
+INLINE void FN(dot_tile)(const int rows, long k, const REAL* a, long lda, long m, const REAL* b,
+                         long ldb, long n, REAL* sums) {
+    V v[DOT_ROWS * 4 < LANES ? LANES : DOT_ROWS * 4];
+#pragma GCC unroll 16
+    for (int i = 0; i < (int)(sizeof v / sizeof *v); i++) v[i] = (V){0};
+    for (long p = 0; p < k; p += LANES) {
+        const V_MASK mask = V_FIRST(MIN(k - p, LANES));
+        V bv[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) bv[j] = V_LOAD(b + MIN(j, n - 1) * ldb + p, mask);
+#pragma GCC unroll 4
+        for (int i = 0; i < rows; i++) {
+            const V av = V_LOAD(a + MIN(i, m - 1) * lda + p, mask);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) v[i * 4 + j] += av * bv[j];
+        }
+    }
+    REAL flat[MAX(LANES, DOT_ROWS * 4)] __attribute__((aligned(64)));
+#pragma GCC unroll 4
+    for (int i = 0; i < rows * 4; i += LANES) *(V*)(flat + i) = FN(sums)(v + i);
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < 4; j++) sums[i * NR + j] = flat[i * 4 + j];
+}
+
+/* Columns j0..j1 of C where the rows of A and the columns of B are contiguous. */
+static void FN(dots)(const FN(product_t) * p, long j0, long j1) {
+    const FN(finish_t) f = FN(finish_of)(p, 1, 1);
+    const long m = p->rows.n;
+    REAL sums[DOT_ROWS * (NR + 4)] __attribute__((aligned(64)));
+    for (long col = j0; col < j1; col += NR) {
+        const long n = MIN(NR, j1 - col);
+        for (long row = 0; row < m; row += DOT_ROWS) {
+            const long r = MIN(DOT_ROWS, m - row);
+            const REAL* a = p->a.x + row * p->a.ld;
+            for (long j = 0; j < n; j += 4) {
+                const REAL* b = p->b.x + (col + j) * p->b.ld;
+                if (r == 1) FN(dot_tile)(1, p->k, a, p->a.ld, 1, b, p->b.ld, n - j, sums + j);
+                else FN(dot_tile)(DOT_ROWS, p->k, a, p->a.ld, r, b, p->b.ld, n - j, sums + j);
+            }
+            FN(finish)(&f, sums, r, n, row, col);
+        }
+    }
+}
+
+static void FN(columns)(const FN(product_t) * p, int nth, void (*f)(const FN(product_t) *, long, long)) {
+    const long n = p->columns.n, panels = (n + NR - 1) / NR;
+    nth = MIN(nth, panels);
+    if (nth <= 1) f(p, 0, n);
+    else {
+#pragma omp parallel for num_threads(nth) schedule(static)
+        for (int t = 0; t < nth; t++) f(p, panels * t / nth * NR, MIN(n, panels * (t + 1) / nth * NR));
+    }
+}
+
+/* ---- entry points -------------------------------------------------------------------------- */
+
+static int FN(multiply)(long m, long n, long k, REAL alpha, FN(source_t) a, FN(source_t) b, REAL beta,
+                        REAL* c, long ldc, const epilogue_t* e, int nth) {
+    if (m <= 0 || n <= 0) return 0;
+    if (k < 0 || alpha == 0) k = 0;
+    const int stored = !a.image && !a.packed && !b.image && !b.packed;
+    epilogue_t turned;
+    if (n == 1 && m > 1 && ldc == 1 && stored && !(e && e->residual && e->ld_residual != 1)) {
+        /* A column is a row: C^T = B^T A^T. */
+        const FN(source_t) t = a;
+        a = b;
+        b = t;
+        n = m;
+        m = 1;
+        ldc = n;
+        if (e) {
+            turned = *e;
+            turned.bias_row = e->bias_col;
+            turned.bias_col = e->bias_row;
+            e = &turned;
+        }
+    }
+    if (m == 1 && stored && a.ld == 1) a.along = 1;
+    if (n == 1 && stored && b.ld == 1) b.along = 1;
+    FN(product_t) p = {k, alpha, beta, a, b, {m, 0, 0, 0}, {n, 0, 0, 0}, c, ldc, e};
+    const double work = (double)m * n * k;
+    nth = work < nth * THREAD_WORK ? MAX(1, (int)(work / THREAD_WORK)) : nth;
+    const int small = work <= SMALL_WORK;
+    if (k == 0 || (stored && !b.along && (m <= DIRECT_MR || small))) FN(columns)(&p, nth, FN(direct));
+    else if (stored && a.along && b.along && (m <= 4 || small)) FN(columns)(&p, nth, FN(dots));
+    else {
+        p.rows = FN(layout)(OPERAND_A, m);
+        p.columns = FN(layout)(OPERAND_B, n);
+        return FN(packed)(&p, nth);
+    }
+    return 0;
+}
+
+int FN(gemm_op)(long m, long n, long k, REAL alpha, const operand_t* a, const operand_t* b, REAL beta,
+                REAL* c, long ldc, const epilogue_t* e, int nth) {
+    return FN(multiply)(m, n, k, alpha, FN(source)(a, OPERAND_A), FN(source)(b, OPERAND_B), beta, c,
+                        ldc, e, nth);
+}
+
+int FN(gemm)(int trans_a, int trans_b, long m, long n, long k, REAL alpha, const REAL* a, long lda,
+             const REAL* b, long ldb, REAL beta, REAL* c, long ldc, const epilogue_t* e, int nth) {
+    const FN(source_t) sa = {a, lda, !trans_a, 0, 0}, sb = {b, ldb, !!trans_b, 0, 0};
+    return FN(multiply)(m, n, k, alpha, sa, sb, beta, c, ldc, e, nth);
+}
+
+int FN(gemm_batch)(long count, int trans_a, int trans_b, long m, long n, long k, REAL alpha,
+                   const REAL* a, long lda, long stride_a, const REAL* b, long ldb, long stride_b,
+                   REAL beta, REAL* c, long ldc, long stride_c, int nth) {
+    const double work = (double)m * n * k;
+    int failed = 0;
+    const int together = count < nth; /* too few products to give each thread one */
+    const int threads = together ? 1 : work * count < nth * THREAD_WORK ? 1 : nth;
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(| : failed)
+    for (long i = 0; i < count; i++)
+        failed |= FN(gemm)(trans_a, trans_b, m, n, k, alpha, a + i * stride_a, lda, b + i * stride_b,
+                           ldb, beta, c + i * stride_c, ldc, 0, together ? nth : 1) != 0;
+    return failed ? -1 : 0;
+}
+
+/* ---- image windows as matrices ------------------------------------------------------------- */
+
+void FN(im2col)(const image_t* g, const REAL* x, REAL* columns, int nth) {
+    const long rows = image_rows(g), n = image_columns(g);
+    nth = MAX(1, MIN(nth, (int)MIN(rows * n >> 15, 1024)));
+#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
+    for (long r = 0; r < rows; r++) {
+        const cursor_t row = row_of(g, r), first = column_of(g, 0);
+        FN(window)(g, x, &row, &first, n, columns + r * n);
+    }
+}
+
+/* Threads share out what no two of them touch: the channels, or in NHWC the images. */
+void FN(col2im)(const image_t* g, const REAL* columns, REAL* x, int nth) {
+    const long taps = image_taps(g), pixels = image_pixels(g);
+    const long outer = g->nhwc ? g->batch : g->channels;
+    nth = MAX(1, MIN(nth, (int)MIN(outer * (image_rows(g) * image_columns(g) / MAX(1, outer) >> 15),
+                                   1024)));
+#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
+    for (long o = 0; o < outer; o++)
+        for (long t = 0; t < taps; t++) {
+            int tap[3];
+            split(t, g->kernel, tap);
+            const long inner = g->nhwc ? 1 : g->batch;
+            for (long i = 0; i < inner; i++) {
+                const long channel = g->nhwc ? 0 : o, image = g->nhwc ? o : i;
+                const long width = g->nhwc ? g->channels : 1;
+                const long rest = g->nhwc ? g->step : 1;
+                const REAL* from = g->nhwc ? columns + (image * pixels * taps + t) * width
+                                           : columns + (channel * taps + t) * g->batch * pixels +
+                                                 image * pixels;
+                const long next = g->nhwc ? taps * width : 1;
+                REAL* base = x + image * g->batch_stride + (g->nhwc ? 0 : channel * g->step);
+                int at[3] = {0, 0, 0};
+                for (long q = 0; q < pixels; q++, from += next, advance(at, g->out)) {
+                    const int z = at[0] * g->stride[0] - g->pad[0] + tap[0] * g->dilation[0];
+                    const int y = at[1] * g->stride[1] - g->pad[1] + tap[1] * g->dilation[1];
+                    const int w = at[2] * g->stride[2] - g->pad[2] + tap[2] * g->dilation[2];
+                    if ((unsigned)z >= (unsigned)g->size[0] || (unsigned)y >= (unsigned)g->size[1] ||
+                        (unsigned)w >= (unsigned)g->size[2])
+                        continue;
+                    REAL* d = base + (((long)z * g->size[1] + y) * g->size[2] + w) * rest;
+                    for (long s = 0; s < width; s++) d[s] += from[s];
+                }
+            }
+        }
+}
+
+#undef V
+#undef V_ANY
+#undef LANES
+#undef NR
+#undef MR
+#undef DIRECT_MR
+#undef DOT_ROWS

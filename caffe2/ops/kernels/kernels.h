@@ -1,0 +1,120 @@
+/* Inner loops that need an instruction set, behind one table of function pointers.
+ *
+ * gemm.c and vector.c are compiled once for each level (-DISA=_v1, _v3, _v4); dispatch.c is
+ * compiled once, for the baseline, and knows which levels this build holds and this processor
+ * runs. Matrices are row-major; sizes are in elements unless they say bytes. Functions are safe
+ * for concurrent callers. `nth` is the number of OpenMP threads to use at most; 1 opens no
+ * parallel region. Functions that return int return 0, or -1 when memory ran out. */
+#ifndef CAFFE2_KERNELS_H
+#define CAFFE2_KERNELS_H
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What GEMM does to C after the product; NULL pointers are left out. T is float or double:
+ *   C = relu(alpha * op(A) * op(B) + beta * C + bias_row[i] + bias_col[j] + residual[i, j]) */
+typedef struct {
+    const void* bias_row; /* T[M]: one value for each row of C */
+    const void* bias_col; /* T[N]: one value for each column of C */
+    const void* residual; /* T, M rows of N, ld_residual apart */
+    long ld_residual;
+    int relu;
+} epilogue_t;
+
+/* An image seen as the matrix of its convolution windows, without building that matrix.
+ * Axes are depth, height, width; 2-D images have depth 1, 1-D ones depth and height 1.
+ *   nhwc = 0: rows are (channel, kd, kh, kw), columns are (image, od, oh, ow)
+ *   nhwc = 1: rows are (image, od, oh, ow), columns are (kd, kh, kw, channel)
+ * Positions outside the image read as 0. A group of a grouped convolution is a `data` pointer
+ * at its first channel and `channels` of the group. */
+typedef struct {
+    int nhwc;
+    int channels;
+    long batch;        /* images, one after the other along the pixels */
+    long batch_stride; /* between images */
+    long step;         /* between channels (nhwc = 0) or between pixels (nhwc = 1) */
+    int size[3], kernel[3], stride[3], pad[3], dilation[3], out[3];
+} image_t;
+
+/* One factor of a product: the matrix stored at data, or its transpose when trans is set.
+ *   image != NULL: the matrix is the one image_t describes
+ *   packed != 0:   data is what `pack` wrote, the other fields are ignored */
+typedef struct {
+    const void* data;
+    long ld;
+    int trans;
+    int packed;
+    const image_t* image;
+} operand_t;
+
+enum { OPERAND_A = 0, OPERAND_B = 1 };
+
+/* Adam and friends read their constants from here. */
+typedef struct kernels_t {
+    const char* name; /* "v1", "v3", "v4" */
+    int vector_bytes;
+
+    /* ---- GEMM -------------------------------------------------------------------------- */
+
+    /* C[M, N] = epilogue(alpha * op(A)[M, K] * op(B)[K, N] + beta * C); op is a transpose where
+     * trans_a (trans_b) is set. beta = 0 does not read C. epilogue may be NULL. */
+    int (*sgemm)(int trans_a, int trans_b, long m, long n, long k, float alpha, const float* a,
+                 long lda, const float* b, long ldb, float beta, float* c, long ldc,
+                 const epilogue_t* epilogue, int nth);
+    int (*dgemm)(int trans_a, int trans_b, long m, long n, long k, double alpha, const double* a,
+                 long lda, const double* b, long ldb, double beta, double* c, long ldc,
+                 const epilogue_t* epilogue, int nth);
+
+    /* The same with factors that may be images or packed. Convolution, NCHW, one image:
+     *   forward          Y[M, pixels]  = W[M, taps] * image
+     *   weight gradient  dW[M, taps]  += dY[M, pixels] * image^T (a batch at once: dY is itself
+     *                    an image with a 1x1 kernel)
+     *   data gradient    columns[taps, pixels] = W^T * dY, then col2im; or, for stride 1, a
+     *                    forward convolution of dY with the flipped, transposed filter
+     * and NHWC: Y[pixels, M] = image * W[M, taps]^T; dW = dY[pixels, M]^T * image. */
+    int (*sgemm_op)(long m, long n, long k, float alpha, const operand_t* a, const operand_t* b,
+                    float beta, float* c, long ldc, const epilogue_t* epilogue, int nth);
+    int (*dgemm_op)(long m, long n, long k, double alpha, const operand_t* a, const operand_t* b,
+                    double beta, double* c, long ldc, const epilogue_t* epilogue, int nth);
+
+    /* Constant factors are packed once. which is OPERAND_A (n = M) or OPERAND_B (n = N); dst is
+     * 64-byte aligned with pack_bytes bytes; use it as operand_t{.data = dst, .packed = 1}. */
+    size_t (*sgemm_pack_bytes)(int which, long n, long k);
+    int (*sgemm_pack)(int which, const operand_t* x, long n, long k, void* dst);
+    size_t (*dgemm_pack_bytes)(int which, long n, long k);
+    int (*dgemm_pack)(int which, const operand_t* x, long n, long k, void* dst);
+
+    /* count products whose factors lie stride_a, stride_b, stride_c apart (0 repeats one). */
+    int (*sgemm_batch)(long count, int trans_a, int trans_b, long m, long n, long k, float alpha,
+                       const float* a, long lda, long stride_a, const float* b, long ldb,
+                       long stride_b, float beta, float* c, long ldc, long stride_c, int nth);
+    int (*dgemm_batch)(long count, int trans_a, int trans_b, long m, long n, long k, double alpha,
+                       const double* a, long lda, long stride_a, const double* b, long ldb,
+                       long stride_b, double beta, double* c, long ldc, long stride_c, int nth);
+
+    /* columns is the matrix of image windows (image_t.batch images at once): im2col writes it,
+     * col2im adds its entries onto the image x, which the caller has filled (with zeros). */
+    void (*sim2col)(const image_t* image, const float* x, float* columns, int nth);
+    void (*dim2col)(const image_t* image, const double* x, double* columns, int nth);
+    void (*scol2im)(const image_t* image, const float* columns, float* x, int nth);
+    void (*dcol2im)(const image_t* image, const double* columns, double* x, int nth);
+
+    /* The calling thread's scratch memory, 64-byte aligned, kept until the thread ends; NULL when
+     * memory ran out. Slots 0..3 are GEMM's; SCRATCH_USER and the two after it are the caller's. */
+    void* (*scratch)(int slot, size_t bytes);
+} kernels_t;
+
+enum { SCRATCH_USER = 4, SCRATCH_SLOTS = 7 };
+
+/* The table of a level ("v1", "v3", "v4"), or of the best one when level is NULL or empty;
+ * NULL when this build or this processor does not have it. */
+const kernels_t* kernels_level(const char* level);
+void* kernels_scratch(int slot, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,18 @@
+#include "kernels.h"
+#include "simd.h"
+
+#define NAME_(x) #x
+#define NAME(x) NAME_(x)
+/* Every function of the table, by the names they have in gemm.c and vector.c. */
+#define GEMM(F) \
+    F(sgemm) F(dgemm) F(sgemm_op) F(dgemm_op) F(sgemm_pack_bytes) F(sgemm_pack) \
+    F(dgemm_pack_bytes) F(dgemm_pack) F(sgemm_batch) F(dgemm_batch) F(sim2col) F(dim2col) \
+    F(scol2im) F(dcol2im)
+
+#define DECLARE(f) extern __typeof__(*((kernels_t*)0)->f) CAT(f, ISA);
+#define ENTRY(f) .f = CAT(f, ISA),
+GEMM(DECLARE)
+
+const kernels_t CAT(kernels, ISA) = {
+    .name = NAME(ISA) + 1, .vector_bytes = VECTOR_BYTES, .scratch = kernels_scratch, GEMM(ENTRY)
+};
