@@ -60,6 +60,10 @@ cdef class Blob:
         share(&t.t, &self.t)
         return t
 
+    def writable(self):
+        """The blob's tensor, or a new one to become it (by assigning it to `content`)."""
+        return self.tensor() if self.t.dtype != UNDEFINED else Tensor.__new__(Tensor)
+
     def fetch(self):
         """The value: a numpy array that owns its memory for a tensor, else the object held.
 

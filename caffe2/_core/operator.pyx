@@ -190,7 +190,7 @@ def create_operator(definition, Workspace workspace, str net_name="", list creat
         cls = registry.find(definition.type, definition.device_option.device_type, definition.engine)
         schema = OpSchema.get(definition.type)
         schema.verify(definition)
-        op = cls.__new__(cls)
+        op = cls()
         op.definition = definition
         op.type = definition.type
         op.workspace = workspace
@@ -216,8 +216,6 @@ def create_operator(definition, Workspace workspace, str net_name="", list creat
                 blob = workspace.create(name)
             op.outputs.append(blob)
             op.y[i] = &blob.t
-        if hasattr(op, "__init__") and cls.__init__ is not object.__init__:
-            op.__init__()
         op.setup()
         return op
     except Exception as e:

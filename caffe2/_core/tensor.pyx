@@ -476,6 +476,12 @@ cdef class Tensor:
             shape[i] = dims[i]
         resize(&self.t, <int>len(dims), shape, data_type)
 
+    def reshape(self, dims):
+        """Become a tensor of these dimensions; values are kept only where their number stays the same."""
+        self.init(dims, self.t.dtype or FLOAT)
+
+    _reshape = reshape
+
     def __array__(self, dtype=None, copy=None):
         a = to_numpy(&self.t, not copy)
         return a if dtype is None else a.astype(dtype, copy=False)

@@ -94,6 +94,51 @@ cdef class Workspace:
         """dict of str to Net: the nets created here."""
         return self._nets
 
+    @property
+    def blobs(self):
+        """dict of str to Blob: all blobs seen here."""
+        return {name: self.get(name) for name in self.names()}
+
+    def has_blob(self, name):
+        return name in self
+
+    def create_blob(self, name):
+        return self.create(str(name))
+
+    def remove_blob(self, name):
+        self.remove(str(name))
+
+    def fetch_blob(self, name):
+        """A blob's value; see `Blob.fetch`."""
+        return self[name].fetch()
+
+    def feed_blob(self, name, value, device_option=None):
+        """Copy a value into a blob, which is created if need be; see `Blob.feed`."""
+        self.create(str(name)).feed(value, device_option)
+        return True
+
+    def create_net(self, net, overwrite=False):
+        """Bind a net (Net, NetDef) here and return it."""
+        from caffe2._core.executor import create_net
+
+        return create_net(net.Proto() if hasattr(net, "Proto") else net, self, overwrite)
+
+    def run(self, what):
+        """Run a Net, NetDef, OperatorDef, Plan or PlanDef once."""
+        from caffe2._core.executor import bind_net
+        from caffe2._core.operator import run_once
+        from caffe2._core.plan import run_plan
+
+        what = what.Proto() if hasattr(what, "Proto") else what
+        kind = getattr(getattr(what, "DESCRIPTOR", None), "name", type(what).__name__)
+        if kind == "NetDef":
+            return bind_net(what, self).run()
+        if kind == "OperatorDef":
+            return run_once(what, self)
+        if kind == "PlanDef":
+            return run_plan(what, self)
+        raise ValueError(f"a workspace runs nets, operators and plans, not {kind}")
+
     def __repr__(self):
         return f"Workspace({len(self)} blobs, {len(self._nets)} nets)"
 
@@ -129,6 +174,9 @@ def switch(name, create_if_missing=False):
         If there is none of that name and it is not to be created.
     """
     global _current, _current_name
+    if isinstance(name, Workspace):
+        _current = name
+        return
     name = str(name)
     if name not in _workspaces:
         if not create_if_missing:
@@ -136,6 +184,14 @@ def switch(name, create_if_missing=False):
         _workspaces[name] = Workspace()
     _current_name = name
     _current = _workspaces[name]
+
+
+def create_child(parent, name):
+    """Make, or replace, a named workspace that sees the blobs of another named one."""
+    if str(parent) not in _workspaces:
+        raise RuntimeError(f"no workspace is named {str(parent)!r}")
+    above = _workspaces[str(parent)]
+    _workspaces[str(name)] = Workspace(above.root_folder, above)
 
 
 def reset(root_folder=None):

@@ -1,0 +1,466 @@
+"""The runtime under the names by which clients of the original's C extension reach it (``workspace.C``).
+
+Messages come in and go out serialized, as bytes.
+"""
+import contextlib
+import threading
+
+import caffe2.ops  # noqa: F401  registers the operators
+import numpy as np
+from caffe2._core import gradient as _gradient
+from caffe2._core import inference as _inference
+from caffe2._core import registry as _registry
+from caffe2._core import workspace as _workspace
+from caffe2._core.blob import Blob
+from caffe2._core.db import DB, Cursor, Mode, Transaction, create_db, registered_dbs
+from caffe2._core.executor import bind_net, create_net as _create_net
+from caffe2._core.gradient import GradientWrapper
+from caffe2._core.observer import OBSERVERS as _OBSERVERS
+from caffe2._core.observer import Observer
+from caffe2._core.operator import Operator, run_once
+from caffe2._core.plan import run_plan as _run_plan
+from caffe2._core.registry import nearby as nearby_opnames
+from caffe2._core.registry import registered as registered_operators
+from caffe2._core.registry import registry_key as op_registry_key
+from caffe2._core.schema import OpSchema, TensorInfo
+from caffe2._core.tensor import Tensor
+from caffe2._core.workspace import Workspace, fetch_blob, feed_blob, view_blob
+from caffe2._core.workspace import current_name as current_workspace
+from caffe2._core.workspace import workspaces
+from caffe2.ops.python_op import register_python_gradient_op, register_python_op
+from caffe2.proto import caffe2_pb2
+from google.protobuf.message import DecodeError
+
+__all__ = [
+    "Blob", "Cursor", "DB", "GradientWrapper", "Mode", "Observer", "OpSchema", "Operator", "Predictor", "Tensor", "TensorCPU",
+    "Transaction", "Workspace", "create_db", "feed_blob", "fetch_blob", "nearby_opnames", "op_registry_key",
+    "register_python_gradient_op", "register_python_op", "registered_dbs", "registered_operators", "view_blob",
+    "current_workspace", "workspaces",
+]
+
+TensorCPU = Tensor
+
+has_cuda_support = False
+has_hip_support = False
+has_gpu_support = False
+has_mkldnn = False
+has_fbgemm = False
+is_asan = False
+use_mkldnn = False
+use_rocm = False
+use_trt = False
+define_caffe2_no_operator_schema = False
+
+
+def _parse(message, data):
+    """Parse a message that may come as bytes or already parsed."""
+    if isinstance(data, message):
+        return data
+    try:
+        return message.FromString(data)
+    except (DecodeError, TypeError) as e:
+        raise RuntimeError(f"not a {message.DESCRIPTOR.name}, or a corrupt or truncated one: {e}") from e
+
+
+def _current():
+    return _workspace.current()
+
+
+# ---------------------------------------------------------------- workspaces and blobs
+
+def switch_workspace(name, create_if_missing=None):
+    """Make another workspace the current one; `create_if_missing` makes a new one of that name."""
+    _workspace.switch(name, bool(create_if_missing))
+
+
+def reset_workspace(root_folder=None):
+    """Empty the current workspace."""
+    _workspace.reset(root_folder)
+    return True
+
+
+def create_child_workspace(parent, name):
+    """Make a named workspace that sees the blobs of another."""
+    _workspace.create_child(parent, name)
+
+
+def root_folder():
+    """Folder from which operators of the current workspace read and write files."""
+    return _current().root_folder
+
+
+def blobs():
+    """Sorted names of the blobs of the current workspace."""
+    return _current().names()
+
+
+def local_blobs():
+    """Sorted names of the blobs that are the current workspace's own."""
+    return _current().local_names()
+
+
+def has_blob(name):
+    """Whether the current workspace has a blob of that name."""
+    return str(name) in _current()
+
+
+def create_blob(name):
+    """Make an empty blob, unless there is one of that name."""
+    _current().create(str(name))
+    return True
+
+
+def reset_blob(name):
+    """Empty a blob."""
+    _current()[name].reset()
+
+
+def create_offline_tensor(name, dims, data_type, device_option=None):
+    """Make a tensor whose values are never needed, for nets that are only looked at."""
+    t = Tensor()
+    t.init(list(dims), data_type)
+    _current().create(str(name)).content = t
+    return True
+
+
+def serialize_blob(name):
+    """A blob as a serialized BlobProto."""
+    return _current()[name].serialize(str(name))
+
+
+def deserialize_blob(name, data):
+    """Make a blob what a serialized BlobProto says; untouched where that is corrupt."""
+    content = Blob(str(name))
+    content.deserialize(data)
+    _current().create(str(name)).content = content.content
+
+
+def get_blob_size_bytes(name):
+    """Bytes of a blob's tensor."""
+    return _current()[name].nbytes
+
+
+def is_numa_enabled():
+    return False
+
+
+def get_num_numa_nodes():
+    return 1
+
+
+def get_blob_numa_node(name):
+    _current()[name]
+    return -1
+
+
+# ---------------------------------------------------------------- nets, operators, plans
+
+def _net(name):
+    net = _current().nets.get(str(name))
+    if net is None:
+        known = ", ".join(sorted(_current().nets)) or "none"
+        raise RuntimeError(f"no net is named {str(name)!r} in workspace {current_workspace()!r} (there are: {known})")
+    return net
+
+
+def create_net(net_def, overwrite=False):
+    """Bind a net in the current workspace."""
+    _create_net(_parse(caffe2_pb2.NetDef, net_def), _current(), overwrite)
+    return True
+
+
+def delete_net(name):
+    """Forget a net."""
+    _current().nets.pop(str(name), None)
+    return True
+
+
+def nets():
+    """Names of the current workspace's nets."""
+    return sorted(_current().nets)
+
+
+def run_net(name, num_iter=1, allow_fail=False):
+    """Run a net `num_iter` times; with `allow_fail` a failure is returned as False."""
+    try:
+        return _net(name).run(num_iter)
+    except RuntimeError:
+        if allow_fail and str(name) in _current().nets:
+            return False
+        raise
+
+
+def run_net_once(net_def):
+    """Bind a net, run it once and forget it."""
+    return bind_net(_parse(caffe2_pb2.NetDef, net_def), _current()).run()
+
+
+def run_operator_once(op_def):
+    """Bind an operator and run it once."""
+    run_once(_parse(caffe2_pb2.OperatorDef, op_def), _current())
+    return True
+
+
+def run_operator_multiple(op_def, num_runs):
+    """Bind an operator once and run it `num_runs` times."""
+    net = caffe2_pb2.NetDef(op=[_parse(caffe2_pb2.OperatorDef, op_def)])
+    return bind_net(net, _current()).run(num_runs)
+
+
+def run_plan(plan_def):
+    """Run a plan in the current workspace."""
+    return _run_plan(_parse(caffe2_pb2.PlanDef, plan_def), _current())
+
+
+class BackgroundPlan:
+    """A plan that runs in a thread of its own."""
+
+    def __init__(self, plan, workspace):
+        self._error = None
+        self._thread = threading.Thread(target=self._run, args=(plan, workspace), daemon=True)
+        self._thread.start()
+
+    def _run(self, plan, workspace):
+        try:
+            _run_plan(plan, workspace)
+        except BaseException as e:
+            self._error = e
+
+    def is_done(self):
+        """Whether it has ended."""
+        return not self._thread.is_alive()
+
+    def is_succeeded(self):
+        """Wait for its end; whether it ended well."""
+        self._thread.join()
+        return self._error is None
+
+    def result(self):
+        """Wait for its end; raises what made it fail."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+def run_plan_in_background(plan_def):
+    """Start a plan in a thread of its own."""
+    return BackgroundPlan(_parse(caffe2_pb2.PlanDef, plan_def), _current())
+
+
+def benchmark_net(name, warmup_runs, main_runs, run_individual):
+    """Milliseconds of a run of the net, then, if asked for, of each operator."""
+    return _net(name).benchmark(warmup_runs, main_runs, run_individual)
+
+
+def benchmark_net_once(net_def):
+    """Milliseconds of each operator in one run of a net, after the whole's."""
+    return bind_net(_parse(caffe2_pb2.NetDef, net_def), _current()).benchmark(0, 1, True)
+
+
+def add_observer_to_net(net_name, observer_type):
+    """Attach an observer, by the name of its type or as an object, to a net; returns it."""
+    net = _net(net_name)
+    if isinstance(observer_type, str):
+        if observer_type not in _OBSERVERS:
+            raise RuntimeError(f"no observer is named {observer_type!r}; there are {', '.join(sorted(_OBSERVERS))}")
+        observer_type = _OBSERVERS[observer_type]()
+    net.observers.append(observer_type)
+    return observer_type
+
+
+def remove_observer_from_net(net_name, observer):
+    """Detach an observer from a net."""
+    with contextlib.suppress(ValueError):
+        _net(net_name).observers.remove(observer)
+
+
+def clear_global_net_observer():
+    """Forget the observer of all nets; there is none."""
+
+
+def num_observers_on_net(net_name):
+    """How many observers a net has."""
+    return len(_net(net_name).observers)
+
+
+# ---------------------------------------------------------------- schemas, gradients, inference
+
+def get_gradient_defs(op_def, output_gradients):
+    """Serialized operators that compute an operator's gradient, and the gradients of its inputs."""
+    ops, grads = _gradient.gradient_ops(_parse(caffe2_pb2.OperatorDef, op_def), output_gradients)
+    return [op.SerializeToString() for op in ops], grads
+
+
+def _infer(net_defs, known):
+    nets = [_parse(caffe2_pb2.NetDef, n) for n in net_defs]
+    return _inference.to_proto(_inference.infer_nets(nets, known)).SerializeToString()
+
+
+def infer_shapes_and_types_from_workspace(net_defs):
+    """Serialized TensorShapes of all blobs of some nets, starting from the current workspace."""
+    return _infer(net_defs, _inference.workspace_infos(_current()))
+
+
+def infer_shapes_and_types_from_map(net_defs, blob_dimensions, blob_types=None):
+    """Serialized TensorShapes of all blobs of some nets, starting from {name: dimensions} and {name: data type}."""
+    types = blob_types or {}
+    known = {str(n): TensorInfo(d, types.get(n, caffe2_pb2.TensorProto.FLOAT)) for n, d in blob_dimensions.items()}
+    return _infer(net_defs, known)
+
+
+def infer_op_input_output_device(op_def):
+    """Serialized DeviceOptions of an operator's inputs, and of its outputs."""
+    op = _parse(caffe2_pb2.OperatorDef, op_def)
+    schema = OpSchema.get(op.type)
+    if schema is None:
+        raise RuntimeError(f"operator {op.type} has no schema")
+    inputs, outputs = schema.infer_devices(op)
+    return [d.SerializeToString() for d in inputs], [d.SerializeToString() for d in outputs]
+
+
+def get_operator_cost(op_def, input_blobs):
+    """(flops, bytes written, bytes of parameters) of one run of an operator on blobs of the current workspace."""
+    op = _parse(caffe2_pb2.OperatorDef, op_def)
+    schema = OpSchema.get(op.type)
+    if schema is None:
+        raise RuntimeError(f"operator {op.type} has no schema")
+    infos = _inference.workspace_infos(_current())
+    cost = schema.cost(op, [infos.get(str(b), TensorInfo()) for b in input_blobs])
+    if cost is None:
+        raise RuntimeError(f"the cost of operator {op.type} is not known")
+    return cost["flops"], cost["bytes_written"], cost["params_bytes"]
+
+
+def set_per_op_engine_pref(preference):
+    """{device type: {operator type: [engine, ...]}}: engines to prefer, instead of those set before."""
+    by_op = {}
+    for device, ops in preference.items():
+        for op, engines in ops.items():
+            by_op.setdefault(op, {})[device] = list(engines)
+    _registry.set_op_preference(by_op)
+
+
+def set_global_engine_pref(preference):
+    """{device type: [engine, ...]}: engines to prefer for all operators."""
+    _registry.set_device_preference({d: list(e) for d, e in preference.items()})
+
+
+def set_engine_pref(per_op, device):
+    """Both of the above at once."""
+    set_per_op_engine_pref(per_op)
+    set_global_engine_pref(device)
+
+
+def set_op_engine_pref(op_type, preference):
+    """{device type: [engine, ...]}: engines to prefer for one operator type."""
+    _registry.preferences()[0][op_type] = {d: list(e) for d, e in preference.items()}
+
+
+# ---------------------------------------------------------------- the rest
+
+def global_init(args):
+    """Accepts the original's command-line flags; nothing needs them here."""
+
+
+def on_module_exit():
+    """Nothing is left to do at exit."""
+
+
+def get_build_options():
+    """{option: value} of this build."""
+    from caffe2.ops.kernels import dispatch
+
+    return {"USE_OPENMP": "ON", "USE_CUDA": "OFF", "ISA": dispatch.isa()}
+
+
+def builtin_cpu_supports_avx2():
+    """Whether this processor has AVX2."""
+    from caffe2.ops.kernels import dispatch
+
+    return "v3" in dispatch.available()
+
+
+def get_stats():
+    """{name: value} of the statistics that operators have published."""
+    from caffe2._core.stats import export
+
+    return export()
+
+
+def num_cuda_devices():
+    return 0
+
+
+def fill_random_network_inputs(net_def, input_dims, input_types):
+    """Feed a net's external inputs with random values.
+
+    Parameters
+    ----------
+    net_def : bytes
+    input_dims : list of list of list of int
+        For each operator, the dimensions of its inputs.
+    input_types : list of list of str
+        For each operator, ``float`` or ``int`` for each of its inputs.
+    """
+    net = _parse(caffe2_pb2.NetDef, net_def)
+    rng = np.random.default_rng(0)
+    written = set()
+    for op, dims, types in zip(net.op, input_dims, input_types, strict=True):
+        for name, shape, kind in zip(op.input, dims, types, strict=True):
+            if name in written:
+                continue
+            if kind.startswith("int"):
+                feed_blob(name, rng.integers(0, 10, shape).astype(np.int64 if kind == "int64_t" else np.int32))
+            else:
+                feed_blob(name, rng.standard_normal(shape, dtype=np.float32))
+        written.update(op.output)
+
+
+class Predictor:
+    """A model: its init net is run once, its predict net for each call of `run`, in a workspace of its own.
+
+    Parameters
+    ----------
+    init_net, predict_net : NetDef or bytes
+    """
+
+    def __init__(self, init_net, predict_net):
+        init_net, self._net_def = (_parse(caffe2_pb2.NetDef, n) for n in (init_net, predict_net))
+        self._workspace = Workspace(".", _current())
+        bind_net(init_net, self._workspace).run()
+        own = {name for op in init_net.op for name in op.output}
+        self._inputs = [n for n in self._net_def.external_input if n not in own]
+        self._net = None
+
+    def run(self, inputs):
+        """Predict.
+
+        Parameters
+        ----------
+        inputs : list of numpy.ndarray, or dict of str to numpy.ndarray
+            The net's inputs in the order of its external inputs that the init net does not make, or by name.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            The net's external outputs.
+
+        Raises
+        ------
+        RuntimeError
+            If there are more inputs than the net has, a name is not one of its inputs, or an operator fails.
+        """
+        if not isinstance(inputs, dict):
+            inputs = list(inputs)
+            if len(inputs) > len(self._inputs):
+                raise RuntimeError(f"net {self._net_def.name!r} has {len(self._inputs)} inputs, but {len(inputs)} were given")
+            inputs = dict(zip(self._inputs, inputs, strict=False))
+        for name, value in inputs.items():
+            if name not in self._net_def.external_input:
+                raise RuntimeError(f"{name!r} is not an input of net {self._net_def.name!r}")
+            self._workspace.create_local(name).feed(np.asarray(value))
+        if self._net is None:
+            self._net = bind_net(self._net_def, self._workspace)
+        self._net.run()
+        return [self._workspace[name].fetch() for name in self._net_def.external_output]
+
