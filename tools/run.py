@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv/bin"
+FOLDER = "--config-settings=build-dir=build/run"
 
 # name: the extra that it needs, the command. Not `python -m pytest`, which would import the source
 # folder instead of the package that was installed.
@@ -42,7 +43,7 @@ def install(extra):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     pip("install", "--quiet", "ninja", *project["build-system"]["requires"])
     print("building caffe2 (the first time takes some minutes)", flush=True)
-    pip("install", "--quiet", "--no-build-isolation", "-Cbuild-dir=build/run", f".[{extra}]")
+    pip("install", "--quiet", "--no-build-isolation", FOLDER, f".[{extra}]")
 
 
 def main():
