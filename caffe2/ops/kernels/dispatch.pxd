@@ -3,6 +3,8 @@
 kernels.h describes every function.
 """
 
+from libc.stdint cimport uint16_t
+
 cdef extern from "caffe2/ops/kernels/kernels.h":
     ctypedef struct epilogue_t:
         const void* bias_row
@@ -67,6 +69,41 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
         void (*dim2col)(const image_t* image, const double* x, double* columns, int nth) noexcept nogil
         void (*scol2im)(const image_t* image, const float* columns, float* x, int nth) noexcept nogil
         void (*dcol2im)(const image_t* image, const double* columns, double* x, int nth) noexcept nogil
+        void (*vexp)(long n, const float* x, float* y) noexcept nogil
+        void (*vlog)(long n, const float* x, float* y) noexcept nogil
+        void (*vtanh)(long n, const float* x, float* y) noexcept nogil
+        void (*vsigmoid)(long n, const float* x, float* y) noexcept nogil
+        void (*verf)(long n, const float* x, float* y) noexcept nogil
+        void (*softmax_rows)(long n, long d, const float* x, float* y) noexcept nogil
+        void (*vrelu)(long n, const float* x, float* y) noexcept nogil
+        void (*vrelu_grad)(long n, const float* y, const float* dy, float* dx) noexcept nogil
+        void (*vsigmoid_grad)(long n, const float* y, const float* dy, float* dx) noexcept nogil
+        void (*vtanh_grad)(long n, const float* y, const float* dy, float* dx) noexcept nogil
+        void (*vaxpy)(long n, float a, const float* x, float* y) noexcept nogil
+        void (*vaxpby)(long n, float a, const float* x, float b, const float* y,
+                       float* z) noexcept nogil
+        void (*vscale)(long n, float a, const float* x, float* y) noexcept nogil
+        void (*vadd)(long n, const float* x, const float* y, float* z) noexcept nogil
+        void (*vsub)(long n, const float* x, const float* y, float* z) noexcept nogil
+        void (*vmul)(long n, const float* x, const float* y, float* z) noexcept nogil
+        void (*vdiv)(long n, const float* x, const float* y, float* z) noexcept nogil
+        double (*vsum)(long n, const float* x) noexcept nogil
+        double (*vsumsq)(long n, const float* x) noexcept nogil
+        double (*vdot)(long n, const float* x, const float* y) noexcept nogil
+        float (*vmax)(long n, const float* x) noexcept nogil
+        void (*column_sums)(long m, long n, const float* x, long ldx, float* y) noexcept nogil
+        void (*momentum)(long n, float lr, float mu, int nesterov, const float* g, const float* m,
+                         float* ng, float* nm, float* w) noexcept nogil
+        void (*adagrad)(long n, float lr, float decay, float epsilon, const float* w,
+                        const float* g, const float* h, float* nw, float* nh) noexcept nogil
+        void (*adam)(long n, float lr, float beta1, float beta2, float epsilon, const float* w,
+                     const float* g, const float* m, const float* v, float* nw, float* nm,
+                     float* nv) noexcept nogil
+        void (*rmsprop)(long n, float lr, float decay, float mu, float epsilon, const float* g,
+                        const float* ms, const float* mom, float* ng, float* nms,
+                        float* nmom) noexcept nogil
+        void (*half_to_float)(long n, const uint16_t* x, float* y) noexcept nogil
+        void (*float_to_half)(long n, const float* x, uint16_t* y) noexcept nogil
         void* (*scratch)(int slot, size_t bytes) noexcept nogil
 
     const kernels_t* kernels_level(const char* level) nogil

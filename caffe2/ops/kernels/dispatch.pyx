@@ -94,6 +94,40 @@ cdef class Level:
     def name(self):
         return self.k.name.decode()
 
+    def addresses(self):
+        """Name to address of each function of arrays, for ctypes."""
+        cdef const kernels_t* k = self.k
+        return {
+            "vexp": <size_t> k.vexp,
+            "vlog": <size_t> k.vlog,
+            "vtanh": <size_t> k.vtanh,
+            "vsigmoid": <size_t> k.vsigmoid,
+            "verf": <size_t> k.verf,
+            "softmax_rows": <size_t> k.softmax_rows,
+            "vrelu": <size_t> k.vrelu,
+            "vrelu_grad": <size_t> k.vrelu_grad,
+            "vsigmoid_grad": <size_t> k.vsigmoid_grad,
+            "vtanh_grad": <size_t> k.vtanh_grad,
+            "vaxpy": <size_t> k.vaxpy,
+            "vaxpby": <size_t> k.vaxpby,
+            "vscale": <size_t> k.vscale,
+            "vadd": <size_t> k.vadd,
+            "vsub": <size_t> k.vsub,
+            "vmul": <size_t> k.vmul,
+            "vdiv": <size_t> k.vdiv,
+            "vsum": <size_t> k.vsum,
+            "vsumsq": <size_t> k.vsumsq,
+            "vdot": <size_t> k.vdot,
+            "vmax": <size_t> k.vmax,
+            "column_sums": <size_t> k.column_sums,
+            "momentum": <size_t> k.momentum,
+            "adagrad": <size_t> k.adagrad,
+            "adam": <size_t> k.adam,
+            "rmsprop": <size_t> k.rmsprop,
+            "half_to_float": <size_t> k.half_to_float,
+            "float_to_half": <size_t> k.float_to_half,
+        }
+
     def gemm(self, a, b, c, trans_a=False, trans_b=False, double alpha=1, double beta=0,
              bias_row=None, bias_col=None, residual=None, bint relu=False, int nth=1,
              pack_a=False, pack_b=False):

@@ -52,7 +52,6 @@ typedef struct {
 
 enum { OPERAND_A = 0, OPERAND_B = 1 };
 
-/* Adam and friends read their constants from here. */
 typedef struct kernels_t {
     const char* name; /* "v1", "v3", "v4" */
     int vector_bytes;
@@ -101,6 +100,57 @@ typedef struct kernels_t {
     void (*dim2col)(const image_t* image, const double* x, double* columns, int nth);
     void (*scol2im)(const image_t* image, const float* columns, float* x, int nth);
     void (*dcol2im)(const image_t* image, const double* columns, double* x, int nth);
+
+    /* ---- arrays of float --------------------------------------------------------------- */
+
+    /* Largest error in units in the last place of the exact result (measured over all exponents);
+     * NaN, infinities, zeros and subnormals as in libm. Outputs may be the inputs. */
+    void (*vexp)(long n, const float* x, float* y);     /* 1 */
+    void (*vlog)(long n, const float* x, float* y);     /* 1 */
+    void (*vtanh)(long n, const float* x, float* y);    /* 1.5 */
+    void (*vsigmoid)(long n, const float* x, float* y); /* 2.5 */
+    void (*verf)(long n, const float* x, float* y);     /* 1.5 */
+    /* Softmax of each of n rows of d, d > 0. */
+    void (*softmax_rows)(long n, long d, const float* x, float* y);
+
+    void (*vrelu)(long n, const float* x, float* y); /* NaN stays NaN */
+    /* Gradients from the output: relu, sigmoid, tanh. */
+    void (*vrelu_grad)(long n, const float* y, const float* dy, float* dx);
+    void (*vsigmoid_grad)(long n, const float* y, const float* dy, float* dx);
+    void (*vtanh_grad)(long n, const float* y, const float* dy, float* dx);
+    void (*vaxpy)(long n, float a, const float* x, float* y);                             /* y += a x */
+    void (*vaxpby)(long n, float a, const float* x, float b, const float* y, float* z); /* z = a x + b y */
+    void (*vscale)(long n, float a, const float* x, float* y);                            /* y = a x */
+    void (*vadd)(long n, const float* x, const float* y, float* z);
+    void (*vsub)(long n, const float* x, const float* y, float* z);
+    void (*vmul)(long n, const float* x, const float* y, float* z);
+    void (*vdiv)(long n, const float* x, const float* y, float* z);
+
+    double (*vsum)(long n, const float* x);
+    double (*vsumsq)(long n, const float* x);
+    double (*vdot)(long n, const float* x, const float* y);
+    float (*vmax)(long n, const float* x); /* NaN where there is one; -inf for n = 0 */
+    /* y[j] = sum over i of x[i * ldx + j], i < m, j < n */
+    void (*column_sums)(long m, long n, const float* x, long ldx, float* y);
+
+    /* Optimizer steps; new values may replace old ones in place.
+     * momentum: nm = mu m + lr g; ng = nm, or (1 + mu) nm - mu m; w -= ng unless w is NULL
+     * adagrad:  nh = decay h + g^2; nw = w + lr g / (sqrt(nh) + epsilon)
+     * adam:     nm = beta1 m + (1 - beta1) g; nv = beta2 v + (1 - beta2) g^2;
+     *           nw = w + lr nm / (sqrt(nv) + epsilon); lr includes the bias correction
+     * rmsprop:  nms = ms + (1 - decay)(g^2 - ms); ng = nmom = mu mom + lr g / sqrt(epsilon + nms) */
+    void (*momentum)(long n, float lr, float mu, int nesterov, const float* g, const float* m,
+                     float* ng, float* nm, float* w);
+    void (*adagrad)(long n, float lr, float decay, float epsilon, const float* w, const float* g,
+                    const float* h, float* nw, float* nh);
+    void (*adam)(long n, float lr, float beta1, float beta2, float epsilon, const float* w,
+                 const float* g, const float* m, const float* v, float* nw, float* nm, float* nv);
+    void (*rmsprop)(long n, float lr, float decay, float mu, float epsilon, const float* g,
+                    const float* ms, const float* mom, float* ng, float* nms, float* nmom);
+
+    /* float16 as its bits; rounds to nearest even. */
+    void (*half_to_float)(long n, const uint16_t* x, float* y);
+    void (*float_to_half)(long n, const float* x, uint16_t* y);
 
     /* The calling thread's scratch memory, 64-byte aligned, kept until the thread ends; NULL when
      * memory ran out. Slots 0..3 are GEMM's; SCRATCH_USER and the two after it are the caller's. */

@@ -8,11 +8,17 @@
     F(sgemm) F(dgemm) F(sgemm_op) F(dgemm_op) F(sgemm_pack_bytes) F(sgemm_pack) \
     F(dgemm_pack_bytes) F(dgemm_pack) F(sgemm_batch) F(dgemm_batch) F(sim2col) F(dim2col) \
     F(scol2im) F(dcol2im)
+#define VECTOR(F) \
+    F(vexp) F(vlog) F(vtanh) F(vsigmoid) F(verf) F(softmax_rows) F(vrelu) F(vrelu_grad) \
+    F(vsigmoid_grad) F(vtanh_grad) F(vaxpy) F(vaxpby) F(vscale) F(vadd) F(vsub) F(vmul) F(vdiv) \
+    F(vsum) F(vsumsq) F(vdot) F(vmax) F(column_sums) F(momentum) F(adagrad) F(adam) F(rmsprop) \
+    F(half_to_float) F(float_to_half)
 
 #define DECLARE(f) extern __typeof__(*((kernels_t*)0)->f) CAT(f, ISA);
 #define ENTRY(f) .f = CAT(f, ISA),
 GEMM(DECLARE)
+VECTOR(DECLARE)
 
 const kernels_t CAT(kernels, ISA) = {
-    .name = NAME(ISA) + 1, .vector_bytes = VECTOR_BYTES, .scratch = kernels_scratch, GEMM(ENTRY)
+    .name = NAME(ISA) + 1, .vector_bytes = VECTOR_BYTES, .scratch = kernels_scratch, GEMM(ENTRY) VECTOR(ENTRY)
 };
