@@ -1,0 +1,37 @@
+from libc.stdint cimport int64_t, uint64_t
+
+from caffe2._core.operator cimport Operator
+from caffe2.ops.kernels.dispatch cimport image_t
+from caffe2.ops.windows cimport Windows
+
+cdef class Correlation(Operator):
+    # Filters that are correlated with the windows of images. All gradients and the transposed convolution are made of
+    # the four products below; each covers the whole batch, all groups and both orders.
+    #   x  images                    [batch, channels, pixels]   or [batch, pixels, channels]
+    #   y  what the filters answer   [batch, filters, count]     or [batch, count, filters]
+    #   w  filters                   [filters, channels / group, taps]  or [filters, taps, channels / group]
+    cdef Windows windows
+    cdef int64_t filters
+    cdef void* packed           # w as GEMM wants it
+    cdef size_t packed_size
+    cdef const void* packed_from
+    cdef uint64_t packed_version
+
+    # Shapes of filters (input 1) and bias (input i); raises where they do not fit the windows.
+    cdef int check_filter(self) except -1 nogil
+    cdef int check_bias(self, int i, int64_t size) except -1 nogil
+
+    cdef int answers(self, const float* x, const float* bias, float* y) except -1 nogil
+    cdef int images(self, const float* y, const float* bias, float* x) except -1 nogil
+    cdef int filter_gradient(self, const float* x, const float* y, float* dw) except -1 nogil
+    cdef int bias_gradient(self, const float* y, int64_t channels, int64_t pixels, float* db) noexcept nogil
+
+    cdef void* pack_room(self, size_t n) except NULL nogil
+    cdef int multiply(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
+                      const float* x, const float* bias, float* y) except -1 nogil
+    cdef int multiply_one(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
+                          const float* x, const float* bias, float* y, int64_t image, int group, int nth) noexcept nogil
+    cdef int scatter_one(self, const void* w, size_t group_bytes, const float* y, const float* bias, float* x,
+                         int64_t image, int nth) noexcept nogil
+    cdef int filter_gradient_part(self, const float* x, const float* y, float* dw, int64_t first, int64_t last,
+                                  int nth) noexcept nogil

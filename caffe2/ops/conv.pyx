@@ -1,0 +1,636 @@
+"""Convolution, transposed convolution and their gradients, in one, two and three dimensions."""
+from cython.parallel cimport prange
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+
+from caffe2._core.operator cimport Operator
+from caffe2._core.tensor cimport FLOAT, resize, resize1, resize_like, tensor_t
+from caffe2._core.threads cimport num_threads
+from caffe2.ops.kernels.dispatch cimport K, OPERAND_A, OPERAND_B, SCRATCH_USER, epilogue_t, image_t, operand_t
+from caffe2.ops.windows cimport Windows, image_shape, window_shape, windows_t
+
+from caffe2._core.registry import register
+from caffe2._core.schema import TensorInfo
+from caffe2.ops.windows import ARGS, DILATION, GROUP, infer
+
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    #include <string.h>
+    static void* aligned_new(size_t n) { void* p; return posix_memalign(&p, 64, n + 64) ? NULL : p; }
+
+    static void add_to(float* to, const float* from, long n) { for (long i = 0; i < n; i++) to[i] += from[i]; }
+    static void fill(float* to, float value, long n) { for (long i = 0; i < n; i++) to[i] = value; }
+    static float sum_of(const float* x, long n) {
+        float part[16] = {0}, sum = 0;
+        long i = 0;
+        for (; i + 16 <= n; i += 16)
+            for (int j = 0; j < 16; j++) part[j] += x[i + j];
+        for (int j = 0; j < 16; j++) sum += part[j];
+        for (; i < n; i++) sum += x[i];
+        return sum;
+    }
+    """
+    void* aligned_new(size_t n) noexcept nogil
+    void add_to(float* to, const float* from_, long n) noexcept nogil
+    void fill(float* to, float value, long n) noexcept nogil
+    float sum_of(const float* x, long n) noexcept nogil
+
+# Products of filters and windows with fewer windows than this are made of several images at once.
+cdef enum:
+    FILTER_GRADIENT_WINDOWS = 1024
+    SHARED_FILTERS = 1 << 18    # filters from this size on are not summed up for each thread apart
+    COLUMNS = 1 << 18           # floats of a block of columns, so that it stays in the cache
+
+
+cdef bint is_plain(const image_t* g) noexcept nogil:
+    """Whether the windows are the pixels."""
+    cdef int i
+    for i in range(3):
+        if g.kernel[i] != 1 or g.stride[i] != 1 or g.pad[i] != 0 or g.out[i] != g.size[i]:
+            return False
+    return True
+
+
+cdef class Correlation(Operator):
+    """Base of convolutions: what filters answer to the windows of images, and the three gradients of that."""
+
+    def __dealloc__(self):
+        free(self.packed)
+
+    def setup(self):
+        self.windows = Windows(self.args)
+
+    cdef int check_filter(self) except -1 nogil:
+        cdef windows_t* g = &self.windows.c
+        cdef tensor_t* w = self.x[1]
+        cdef int64_t[5] shape
+        cdef int i
+        cdef bint same
+        self.expect(1, FLOAT)
+        shape[0] = w.shape[0]
+        shape[g.ndim + 1 if g.image.nhwc else 1] = g.image.channels
+        for i in range(g.ndim):
+            shape[i + (1 if g.image.nhwc else 2)] = g.image.kernel[i + 3 - g.ndim]
+        same = w.ndim == g.ndim + 2
+        for i in range(g.ndim + 2 if same else 0):
+            same &= w.shape[i] == shape[i]
+        if not same:
+            with gil:
+                wanted = ", ".join(["filters"] + [str(shape[i]) for i in range(1, g.ndim + 2)])
+                raise ValueError(f"filter must have shape ({wanted}), but has {tuple([w.shape[i] for i in range(w.ndim)])}: "
+                                 f"{g.channels} channels in {g.group} group(s), order {'NHWC' if g.image.nhwc else 'NCHW'}")
+        self.filters = w.shape[0]
+        if self.filters % g.group:
+            with gil:
+                raise ValueError(f"{self.filters} filters cannot be divided into {g.group} groups")
+        return 0
+
+    cdef int check_bias(self, int i, int64_t size) except -1 nogil:
+        self.expect(i, FLOAT)
+        self.expect_ndim(i, 1)
+        return self.expect_size(i, size)
+
+    cdef void* pack_room(self, size_t n) except NULL nogil:
+        if n > self.packed_size or self.packed == NULL:
+            free(self.packed)
+            self.packed_size = 0
+            self.packed_from = NULL
+            self.packed = aligned_new(n)
+            if self.packed == NULL:
+                with gil:
+                    raise MemoryError(f"cannot allocate {n} bytes for filters")
+            self.packed_size = n
+        return self.packed
+
+    # ------------------------------------------------------------ y from x
+
+    cdef int answers(self, const float* x, const float* bias, float* y) except -1 nogil:
+        cdef windows_t* g = &self.windows.c
+        cdef int64_t taps = g.image.channels * g.taps, filters = self.filters // g.group
+        cdef int which = OPERAND_B if g.image.nhwc else OPERAND_A
+        cdef size_t bytes = (K.sgemm_pack_bytes(which, filters, taps) + 63) & ~<size_t>63
+        cdef tensor_t* w = self.x[1]
+        cdef operand_t o
+        cdef int i
+        cdef char* packed = <char*>self.pack_room(bytes * g.group)
+        # Filters that nobody else can write need packing only when their version has changed.
+        if w.storage.refs > 1 or self.packed_from != w.data or self.packed_version != w.version:
+            memset(&o, 0, sizeof(o))
+            o.ld = taps
+            o.trans = g.image.nhwc
+            for i in range(g.group):
+                o.data = <float*>w.data + i * filters * taps
+                if K.sgemm_pack(which, &o, filters, taps, packed + i * bytes):
+                    with gil:
+                        raise MemoryError
+            self.packed_from = w.data
+            self.packed_version = w.version
+        return self.multiply(&g.image, filters, taps, packed, bytes, x, bias, y)
+
+    cdef int multiply(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
+                      const float* x, const float* bias, float* y) except -1 nogil:
+        """Packed filters times the windows of all images; `filters` and `taps` are those of a group."""
+        cdef int64_t count = <int64_t>g.out[0] * g.out[1] * g.out[2]
+        cdef int64_t jobs = g.batch * self.windows.c.group, i
+        cdef int nth = num_threads(<int64_t>(g.batch * self.windows.c.group * filters * taps * <double>count / 8))
+        cdef int failed = 0
+        cdef int group = self.windows.c.group
+        if nth > 1 and jobs >= nth and (jobs % nth == 0 or jobs >= 4 * nth):
+            for i in prange(jobs, num_threads=nth, schedule="dynamic"):
+                failed |= self.multiply_one(g, filters, taps, w, group_bytes, x, bias, y, i // group, <int>(i % group), 1)
+        else:
+            for i in range(jobs):
+                failed |= self.multiply_one(g, filters, taps, w, group_bytes, x, bias, y, i // group, <int>(i % group), nth)
+        if failed:
+            with gil:
+                raise MemoryError
+        return 0
+
+    cdef int multiply_one(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
+                          const float* x, const float* bias, float* y, int64_t image, int group, int nth) noexcept nogil:
+        cdef int64_t count = <int64_t>g.out[0] * g.out[1] * g.out[2], all = filters * self.windows.c.group
+        cdef image_t one = g[0]
+        cdef operand_t f, v
+        cdef epilogue_t e
+        memset(&f, 0, sizeof(f))
+        memset(&v, 0, sizeof(v))
+        memset(&e, 0, sizeof(e))
+        one.batch = 1
+        f.data = <const char*>w + group * group_bytes
+        f.packed = 1
+        v.data = x + image * g.batch_stride + group * g.channels * (1 if g.nhwc else g.step)
+        v.image = &one
+        y += image * all * count + group * filters * (1 if g.nhwc else count)
+        if bias != NULL:
+            bias += group * filters
+        if g.nhwc:
+            e.bias_col = bias
+            return K.sgemm_op(count, filters, taps, 1, &v, &f, 0, y, all, &e, nth)
+        e.bias_row = bias
+        return K.sgemm_op(filters, count, taps, 1, &f, &v, 0, y, count, &e, nth)
+
+    # ------------------------------------------------------------ x from y
+
+    cdef int images(self, const float* y, const float* bias, float* x) except -1 nogil:
+        """Every answer adds its filter, times itself, onto its window."""
+        cdef windows_t* g = &self.windows.c
+        cdef int64_t taps = g.image.channels * g.taps, filters = self.filters // g.group, c, f, t, i
+        cdef const float* w = <float*>self.x[1].data
+        cdef float* turned
+        cdef image_t back = g.image
+        cdef operand_t o
+        cdef size_t bytes
+        cdef char* packed
+        cdef int nth, failed = 0
+        cdef bint unit = not g.image.nhwc and g.taps > 1
+        memset(&o, 0, sizeof(o))
+        for i in range(3):
+            unit &= g.image.stride[i] == 1
+        if unit and 2 * g.pixels <= 3 * g.count:
+            # The same as a convolution of y with the filters turned around: no columns are written.
+            for i in range(3):
+                back.size[i] = g.image.out[i]
+                back.out[i] = g.image.size[i]
+                back.pad[i] = g.image.dilation[i] * (g.image.kernel[i] - 1) - g.image.pad[i]
+            back.channels = <int>filters
+            back.step = g.count
+            back.batch_stride = self.filters * g.count
+            taps = filters * g.taps
+            bytes = (K.sgemm_pack_bytes(OPERAND_A, g.image.channels, taps) + 63) & ~<size_t>63
+            packed = <char*>self.pack_room(bytes * g.group)
+            turned = <float*>self.scratch(g.image.channels * taps * sizeof(float))
+            o.data = turned
+            o.ld = taps
+            for i in range(g.group):
+                for f in range(filters):
+                    for c in range(g.image.channels):
+                        for t in range(g.taps):
+                            turned[c * taps + f * g.taps + t] = w[g.taps - 1 - t]
+                        w += g.taps
+                failed |= K.sgemm_pack(OPERAND_A, &o, g.image.channels, taps, packed + i * bytes)
+            if failed:
+                with gil:
+                    raise MemoryError
+            return self.multiply(&back, g.image.channels, taps, packed, bytes, y, bias, x)
+        if g.image.nhwc:        # columns [count, taps] = y [count, filters] w [filters, taps]
+            bytes = (K.sgemm_pack_bytes(OPERAND_B, taps, filters) + 63) & ~<size_t>63
+        else:                   # columns [taps, count] = w^T y [filters, count]
+            bytes = (K.sgemm_pack_bytes(OPERAND_A, taps, filters) + 63) & ~<size_t>63
+        packed = <char*>self.pack_room(bytes * g.group)
+        o.ld = taps
+        o.trans = not g.image.nhwc
+        for i in range(g.group):
+            o.data = w + i * filters * taps
+            failed |= K.sgemm_pack(OPERAND_B if g.image.nhwc else OPERAND_A, &o, taps, filters, packed + i * bytes)
+        nth = num_threads(<int64_t>(g.batch * <double>self.filters * taps * g.count / 8))
+        if nth > 1 and g.batch >= nth:
+            for i in prange(g.batch, num_threads=nth, schedule="dynamic"):
+                failed |= self.scatter_one(packed, bytes, y, bias, x, i, 1)
+        else:
+            for i in range(g.batch):
+                failed |= self.scatter_one(packed, bytes, y, bias, x, i, nth)
+        if failed:
+            with gil:
+                raise MemoryError
+        return 0
+
+    cdef int scatter_one(self, const void* w, size_t group_bytes, const float* y, const float* bias, float* x,
+                         int64_t image, int nth) noexcept nogil:
+        cdef windows_t* g = &self.windows.c
+        cdef int64_t filters = self.filters // g.group, taps = g.image.channels * g.taps, c, p
+        cdef int group, failed = 0
+        cdef bint plain = is_plain(&g.image)
+        cdef image_t one = g.image
+        cdef operand_t f, v
+        cdef epilogue_t e
+        cdef float* columns = NULL
+        cdef float* to
+        cdef long ld
+        memset(&f, 0, sizeof(f))
+        memset(&v, 0, sizeof(v))
+        memset(&e, 0, sizeof(e))
+        one.batch = 1
+        f.packed = 1
+        y += image * self.filters * g.count
+        x += image * g.image.batch_stride
+        if not plain:
+            columns = <float*>K.scratch(SCRATCH_USER, taps * g.count * sizeof(float))
+            if columns == NULL:
+                return 1
+            if bias == NULL:
+                memset(x, 0, g.image.batch_stride * sizeof(float))
+            elif g.image.nhwc:
+                for p in range(g.pixels):
+                    for c in range(g.channels):
+                        x[p * g.channels + c] = bias[c]
+            else:
+                for c in range(g.channels):
+                    fill(x + c * g.pixels, bias[c], g.pixels)
+        for group in range(g.group):
+            f.data = <const char*>w + group * group_bytes
+            to = x + group * g.image.channels * (1 if g.image.nhwc else g.pixels) if plain else columns
+            if g.image.nhwc:
+                v.data = y + group * filters
+                v.ld = self.filters
+                ld = g.channels if plain else taps
+                e.bias_col = bias + group * g.image.channels if plain and bias != NULL else NULL
+                failed |= K.sgemm_op(g.count, taps, filters, 1, &v, &f, 0, to, ld, &e, nth)
+                if not plain:
+                    K.scol2im(&one, columns, x + group * g.image.channels, nth)
+            else:
+                v.data = y + group * filters * g.count
+                v.ld = g.count
+                e.bias_row = bias + group * g.image.channels if plain and bias != NULL else NULL
+                failed |= K.sgemm_op(taps, g.count, filters, 1, &f, &v, 0, to, g.count, &e, nth)
+                if not plain:
+                    K.scol2im(&one, columns, x + group * g.image.channels * g.pixels, nth)
+        return failed
+
+    # ------------------------------------------------------------ w and bias from x and y
+
+    cdef int filter_gradient(self, const float* x, const float* y, float* dw) except -1 nogil:
+        cdef windows_t* g = &self.windows.c
+        cdef int64_t size = self.filters * g.image.channels * g.taps, n, i
+        cdef int nth = num_threads(<int64_t>(g.batch * <double>size * g.count / 8)), failed = 0
+        cdef float* parts
+        if nth == 1 or size >= SHARED_FILTERS or g.batch < nth:
+            failed = self.filter_gradient_part(x, y, dw, 0, g.batch, nth)
+        else:
+            # Each thread sums up its images; thread 0 does so in dw.
+            n = (size + 15) & ~<int64_t>15
+            parts = <float*>self.scratch(n * (nth - 1) * sizeof(float))
+            for i in prange(nth, num_threads=nth, schedule="static", chunksize=1):
+                failed |= self.filter_gradient_part(x, y, parts + (i - 1) * n if i else dw, g.batch * i // nth,
+                                                    g.batch * (i + 1) // nth, 1)
+            for i in range(nth - 1):
+                add_to(dw, parts + i * n, size)
+        if failed:
+            with gil:
+                raise MemoryError
+        return 0
+
+    cdef int filter_gradient_part(self, const float* x, const float* y, float* dw, int64_t first, int64_t last,
+                                  int nth) noexcept nogil:
+        """dw from images first to last: windows of several images make one product."""
+        cdef windows_t* g = &self.windows.c
+        cdef int64_t filters = self.filters // g.group, taps = g.image.channels * g.taps
+        cdef int64_t step = max(1, min(last - first, FILTER_GRADIENT_WINDOWS // max(1, g.count))), i = first, n
+        cdef int group, failed = 0, axis
+        cdef image_t windows = g.image
+        cdef image_t answers = g.image
+        cdef operand_t a, b
+        memset(&a, 0, sizeof(a))
+        memset(&b, 0, sizeof(b))
+        b.image = &windows
+        b.trans = not g.image.nhwc
+        a.trans = g.image.nhwc
+        a.ld = self.filters
+        if not g.image.nhwc:        # y, too, lies image by image: windows of one pixel
+            a.image = &answers
+            answers.channels = <int>filters
+            answers.batch_stride = self.filters * g.count
+            answers.step = g.count
+            for axis in range(3):
+                answers.size[axis] = g.image.out[axis]
+                answers.kernel[axis] = answers.stride[axis] = answers.dilation[axis] = 1
+                answers.pad[axis] = 0
+        while i < last:
+            n = min(step, last - i)
+            windows.batch = answers.batch = n
+            for group in range(g.group):
+                a.data = y + i * self.filters * g.count + group * filters * (1 if g.image.nhwc else g.count)
+                b.data = x + i * g.image.batch_stride + group * g.image.channels * (1 if g.image.nhwc else g.pixels)
+                failed |= K.sgemm_op(filters, taps, n * g.count, 1, &a, &b, i > first, dw + group * filters * taps, taps,
+                                     NULL, nth)
+            i += n
+        return failed
+
+    cdef int bias_gradient(self, const float* y, int64_t channels, int64_t pixels, float* db) noexcept nogil:
+        cdef int64_t batch = self.windows.c.batch, c, i, p
+        cdef int nth = num_threads(batch * channels * pixels)
+        cdef float sum
+        if self.windows.c.image.nhwc:
+            memset(db, 0, channels * sizeof(float))
+            for p in range(batch * pixels):
+                add_to(db, y + p * channels, channels)
+            return 0
+        for c in prange(channels, num_threads=nth, schedule="static"):
+            sum = 0
+            for i in range(batch):
+                sum = sum + sum_of(y + (i * channels + c) * pixels, pixels)
+            db[c] = sum
+        return 0
+
+
+cdef class Conv(Correlation):
+    cdef int run(self) except -1 nogil:
+        cdef windows_t* g = &self.windows.c
+        cdef tensor_t* x = self.x[0]
+        cdef const float* bias = NULL
+        cdef int64_t[5] shape
+        self.expect(0, FLOAT)
+        self.windows.fit(x.ndim, x.shape)
+        self.check_filter()
+        if self.num_inputs == 3:
+            self.check_bias(2, self.filters)
+            bias = <const float*>self.x[2].data
+        window_shape(g, self.filters, shape)
+        resize(self.y[0], x.ndim, shape, FLOAT)
+        if self.y[0].size == 0:
+            return 0
+        return self.answers(<const float*>x.data, bias, <float*>self.y[0].data)
+
+
+cdef class ConvGradient(Correlation):
+    cdef bint no_bias
+
+    def setup(self):
+        Correlation.setup(self)
+        self.no_bias = self.args.bool("no_bias")
+        if self.num_inputs != 3:
+            raise ValueError("takes X, filter and the gradient of Y")
+        if self.no_bias and self.num_outputs == 3:
+            raise ValueError("has no gradient of the bias to give: no_bias is set, but there are three outputs")
+
+    cdef int run(self) except -1 nogil:
+        cdef windows_t* g = &self.windows.c
+        cdef tensor_t* x = self.x[0]
+        cdef tensor_t* dy = self.x[2]
+        cdef tensor_t* dx = self.y[self.num_outputs - 1] if self.num_outputs == (2 if self.no_bias else 3) else NULL
+        cdef int64_t[5] shape
+        cdef int i
+        self.expect(0, FLOAT)
+        self.expect(2, FLOAT)
+        self.windows.fit(x.ndim, x.shape)
+        self.check_filter()
+        window_shape(g, self.filters, shape)
+        self.expect_ndim(2, x.ndim)
+        for i in range(x.ndim):
+            if dy.shape[i] != shape[i]:
+                with gil:
+                    raise ValueError(f"the gradient of Y must have shape {tuple([shape[j] for j in range(x.ndim)])}, "
+                                     f"but has {tuple([dy.shape[j] for j in range(x.ndim)])}")
+        resize_like(self.y[0], self.x[1], FLOAT)
+        if not self.no_bias and self.num_outputs > 1:
+            resize1(self.y[1], self.filters, FLOAT)
+            self.bias_gradient(<const float*>dy.data, self.filters, g.count, <float*>self.y[1].data)
+        if dx != NULL:
+            resize_like(dx, x, FLOAT)
+        if x.size == 0 or dy.size == 0:
+            memset(self.y[0].data, 0, self.y[0].size * sizeof(float))
+            if dx != NULL:
+                memset(dx.data, 0, dx.size * sizeof(float))
+            return 0
+        self.filter_gradient(<const float*>x.data, <const float*>dy.data, <float*>self.y[0].data)
+        if dx != NULL:
+            self.images(<const float*>dy.data, NULL, <float*>dx.data)
+        return 0
+
+
+cdef class ConvTranspose(Correlation):
+    cdef int fit(self) except -1 nogil:
+        """X holds the answers; the images come out. Their channels are those of the filters times the groups."""
+        cdef windows_t* g = &self.windows.c
+        cdef tensor_t* x = self.x[0]
+        cdef tensor_t* w = self.x[1]
+        cdef int64_t filters
+        self.expect(0, FLOAT)
+        self.expect_ndim(0, g.ndim + 2)
+        self.expect(1, FLOAT)
+        self.expect_ndim(1, g.ndim + 2)
+        self.windows.fit_transposed(x.ndim, x.shape, w.shape[g.ndim + 1 if g.image.nhwc else 1] * g.group)
+        self.check_filter()
+        filters = x.shape[g.ndim + 1 if g.image.nhwc else 1]
+        if filters != self.filters:
+            with gil:
+                raise ValueError(f"there must be as many filters as X has channels, {filters}, but there are {self.filters}")
+        return 0
+
+    cdef int run(self) except -1 nogil:
+        cdef windows_t* g = &self.windows.c
+        cdef const float* bias = NULL
+        cdef int64_t[5] shape
+        self.fit()
+        if self.num_inputs == 3:
+            self.check_bias(2, g.channels)
+            bias = <const float*>self.x[2].data
+        image_shape(g, g.channels, shape)
+        resize(self.y[0], g.ndim + 2, shape, FLOAT)
+        if self.y[0].size == 0:
+            return 0
+        return self.images(<const float*>self.x[0].data, bias, <float*>self.y[0].data)
+
+
+cdef class ConvTransposeGradient(ConvTranspose):
+    cdef bint no_bias
+
+    def setup(self):
+        Correlation.setup(self)
+        self.no_bias = self.args.bool("no_bias")
+        if self.no_bias and self.num_outputs == 3:
+            raise ValueError("has no gradient of the bias to give: no_bias is set, but there are three outputs")
+
+    cdef int run(self) except -1 nogil:
+        cdef windows_t* g = &self.windows.c
+        cdef tensor_t* x = self.x[0]
+        cdef tensor_t* dy = self.x[2]
+        cdef tensor_t* dx = self.y[self.num_outputs - 1] if self.num_outputs == (2 if self.no_bias else 3) else NULL
+        cdef int64_t[5] shape
+        cdef int i
+        self.fit()
+        self.expect(2, FLOAT)
+        self.expect_ndim(2, x.ndim)
+        image_shape(g, g.channels, shape)
+        for i in range(x.ndim):
+            if dy.shape[i] != shape[i]:
+                with gil:
+                    raise ValueError(f"the gradient of Y must have shape {tuple([shape[j] for j in range(x.ndim)])}, "
+                                     f"but has {tuple([dy.shape[j] for j in range(x.ndim)])}")
+        resize_like(self.y[0], self.x[1], FLOAT)
+        if not self.no_bias and self.num_outputs > 1:
+            resize1(self.y[1], g.channels, FLOAT)
+            self.bias_gradient(<const float*>dy.data, g.channels, g.pixels, <float*>self.y[1].data)
+        if dx != NULL:
+            resize_like(dx, x, FLOAT)
+        if x.size == 0 or dy.size == 0:
+            memset(self.y[0].data, 0, self.y[0].size * sizeof(float))
+            if dx != NULL:
+                memset(dx.data, 0, dx.size * sizeof(float))
+            return 0
+        self.filter_gradient(<const float*>dy.data, <const float*>x.data, <float*>self.y[0].data)
+        if dx != NULL:
+            self.answers(<const float*>dy.data, NULL, <float*>dx.data)
+        return 0
+
+
+# ------------------------------------------------------------ registration
+
+def _channels_axis(args, w):
+    return w.ndim - 1 if args.str("order", "NCHW") == "NHWC" else 1
+
+
+def _infer(args, inputs):
+    return [infer(args, inputs[0], inputs[1].shape[0] if inputs[1].shape else -1)]
+
+
+def _infer_transposed(args, inputs):
+    w = inputs[1]
+    if not w.shape:
+        return [TensorInfo()]
+    return [infer(args, inputs[0], w.shape[_channels_axis(args, w)] * args.int("group", 1), transposed=True)]
+
+
+def _infer_gradient(args, inputs):
+    """Gradients of filter, bias and X, as far as they are asked for."""
+    x, w = inputs[:2]
+    outputs = len(args.definition.output)
+    bias = [] if args.bool("no_bias") or outputs == 1 else [TensorInfo(None if w.shape is None else w.shape[:1])]
+    return ([w] + bias + [x])[:outputs]
+
+
+def _infer_transposed_gradient(args, inputs):
+    result = _infer_gradient(args, inputs)
+    w = inputs[1]
+    if len(result) > 1 and not args.bool("no_bias") and w.shape is not None:
+        result[1] = TensorInfo([w.shape[_channels_axis(args, w)] * args.int("group", 1)])
+    return result
+
+
+def _cost(answers, products):
+    """Cost of `products` multiplications and additions for each filter, tap and answer; `answers` finds those."""
+    def cost(args, inputs, outputs):
+        y, w = answers(inputs, outputs), inputs[1]
+        if None in (y.shape, w.shape):
+            return dict(flops=0, bytes_read=0, bytes_written=0, params_bytes=0)
+        return dict(
+            flops=2 * products(args) * y.size * (w.size // max(1, w.shape[0])),
+            bytes_read=4 * sum(t.size for t in inputs if t.shape is not None),
+            bytes_written=4 * sum(t.size for t in outputs if t.shape is not None),
+            params_bytes=4 * sum(t.size for t in inputs[1:] if t.shape is not None),
+        )
+    return cost
+
+
+def _gradients_asked(args):
+    return 2 if len(args.definition.output) == (2 if args.bool("no_bias") else 3) else 1
+
+
+def _gradient(g):
+    """Gradients of filter, bias (if there is one) and X (unless no_gradient_to_input is set), in that order."""
+    outputs = [g.GI(i) for i in range(1, g.num_inputs)]
+    if not g.args.bool("no_gradient_to_input"):
+        outputs.append(g.GI(0))
+    no_bias = {} if g.num_inputs == 3 else {"no_bias": 1}
+    return g.op(g.definition.type + "Gradient", [g.I(0), g.I(1), g.GO(0)], outputs, **no_bias)
+
+
+_SHARED = {
+    "no_gradient_to_input": "leave out the gradient of X",
+    "shared_buffer": "accepted, changes nothing",
+}
+_NO_BIAS = {"no_bias": "there is no bias, hence no gradient of one"}
+_DOC = """Every filter is laid over {where} in turn, at steps of `stride`, multiplied with the pixels under it and summed up
+(plus the filter's bias): Y[n, m, p] = bias[m] + sum over c, t of filter[m, c, t] * X[n, c, p * stride - pad + t * dilation].
+
+With order NHWC the channels stand last, in X, filter and Y. With `group` set, channels and filters are divided into that many
+groups, and a filter sees the channels of its group alone."""
+
+for _name, _where in (("Conv", "an image"), ("Conv1D", "a sequence"), ("Conv2D", "an image"), ("Conv3D", "a volume")):
+    register(
+        _name, Conv, (2, 3), 1,
+        ins={
+            "X": "images, [N, C, ...] or, with order NHWC, [N, ..., C]",
+            "filter": "[M, C / group, kernel...] or [M, kernel..., C / group]",
+            "bias": "one value for each of the M filters; 0 where it is left out",
+        },
+        outs={"Y": "[N, M, ...] or [N, ..., M]"},
+        args={**ARGS, **DILATION, **GROUP, **_SHARED}, infer=_infer,
+        cost=_cost(lambda inputs, outputs: outputs[0], lambda args: 1),
+        gradient=_gradient, doc=_DOC.format(where=_where),
+    )
+    register(
+        _name + "Gradient", ConvGradient, (2, 3), (1, 3),
+        ins={"X": "images", "filter": "the filters", "dY": "gradient of Y"},
+        outs={
+            "dfilter": "gradient of the filters",
+            "dbias or dX": "gradient of the bias; with no_bias, of X",
+            "dX": "gradient of X",
+        },
+        args={**ARGS, **DILATION, **GROUP, **_SHARED, **_NO_BIAS}, infer=_infer_gradient,
+        cost=_cost(lambda inputs, outputs: inputs[2], _gradients_asked),
+        doc=f"Gradient of {_name}. The gradient of X is computed only where there is an output for it.",
+    )
+
+_ADJ = {
+    "adj": "pixels added behind, to tell apart the sizes that give the same windows",
+    "adjs": "the same for each spatial axis; also adj_h and adj_w",
+}
+register(
+    "ConvTranspose", ConvTranspose, (2, 3), 1,
+    ins={
+        "X": "[N, M, ...] or, with order NHWC, [N, ..., M]",
+        "filter": "[M, C / group, kernel...] or [M, kernel..., C / group]",
+        "bias": "one value for each of the C channels of Y; 0 where it is left out",
+    },
+    outs={"Y": "[N, C, ...] or [N, ..., C]; an axis has (size - 1) * stride + kernel + adj - pads pixels"},
+    args={**ARGS, **DILATION, **GROUP, **_SHARED, **_NO_BIAS, **_ADJ}, infer=_infer_transposed,
+    cost=_cost(lambda inputs, outputs: inputs[0], lambda args: 1),
+    gradient=_gradient,
+    doc="Transposed convolution: every value of X adds its filter, times itself, onto the window of Y that Conv would have "
+        "computed it from. What the gradient of Conv is to Y, this is to X.",
+)
+register(
+    "ConvTransposeGradient", ConvTransposeGradient, 3, (1, 3),
+    ins={"X": "input of ConvTranspose", "filter": "the filters", "dY": "gradient of Y"},
+    outs={
+        "dfilter": "gradient of the filters",
+        "dbias or dX": "gradient of the bias; with no_bias, of X",
+        "dX": "gradient of X",
+    },
+    args={**ARGS, **DILATION, **GROUP, **_SHARED, **_NO_BIAS, **_ADJ}, infer=_infer_transposed_gradient,
+    cost=_cost(lambda inputs, outputs: inputs[0], _gradients_asked),
+    doc="Gradient of ConvTranspose. The gradient of X is computed only where there is an output for it.",
+)
