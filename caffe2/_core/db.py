@@ -121,7 +121,8 @@ class _MiniDBCursor(Cursor):
         at = self._at
         self._at += len(header) + key + value
         if key <= 0 or value <= 0 or self._at > self._size:
-            raise RuntimeError(f"{self._file.name} is corrupt: no whole record at byte {at} of {self._size}")
+            raise RuntimeError(
+                f"{self._file.name} is corrupt: no whole record at byte {at} of {self._size}")
         record = self._file.read(key + value)
         if len(record) < key + value:
             raise RuntimeError(f"{self._file.name} was cut off while being read")
@@ -163,7 +164,8 @@ class MiniDB(DB):
 
     def __init__(self, source, mode):
         super().__init__(source, mode)
-        self._file = open(self.source, {Mode.new: "wb", Mode.write: "ab", Mode.read: "rb"}[self.mode])
+        flags = {Mode.new: "wb", Mode.write: "ab", Mode.read: "rb"}
+        self._file = open(self.source, flags[self.mode])
         self._lock = threading.Lock()
 
     def new_cursor(self):
@@ -312,13 +314,15 @@ class LMDB(DB):
         try:
             import lmdb
         except ImportError:
-            raise RuntimeError("databases of type lmdb need the extra: pip install caffe2[lmdb]") from None
+            raise RuntimeError(
+                "databases of type lmdb need the extra: pip install caffe2[lmdb]") from None
         super().__init__(source, mode)
         if self.mode == Mode.new:
             os.mkdir(self.source, 0o744)
         reading = self.mode == Mode.read
         try:
-            self._environment = lmdb.open(self.source, map_size=1 << 40, readonly=reading, lock=not reading, create=False)
+            self._environment = lmdb.open(
+                self.source, map_size=1 << 40, readonly=reading, lock=not reading, create=False)
         except lmdb.Error as e:
             raise RuntimeError(str(e)) from None
 
@@ -344,15 +348,21 @@ def register_db(name: str, cls: Callable[[str, Mode], DB]):
     _types[name] = cls
 
 
-for _name, _cls in (("minidb", MiniDB), ("MiniDB", MiniDB), ("protodb", ProtoDB), ("ProtoDB", ProtoDB)):
-    register_db(_name, _cls)
-for _name in ("lmdb", "LMDB"):
-    register_db(_name, LMDB)
+for _cls in (MiniDB, ProtoDB, LMDB):
+    register_db(_cls.__name__, _cls)
+    register_db(_cls.__name__.lower(), _cls)
 
 
 def registered_dbs() -> list[str]:
     """Names of the kinds of databases that can be opened here."""
     return sorted(n for n, c in _types.items() if c is not LMDB or importlib.util.find_spec("lmdb"))
+
+
+def _find(db_type):
+    if db_type not in _types:
+        raise RuntimeError(f"no database type is named {db_type!r}, "
+                           f"there are {', '.join(registered_dbs())}")
+    return _types[db_type]
 
 
 def create_db(db_type: str, source: str, mode: Mode = Mode.read) -> DB:
@@ -363,10 +373,7 @@ def create_db(db_type: str, source: str, mode: Mode = Mode.read) -> DB:
     RuntimeError
         If there is no such kind, or the database cannot be opened; it names the database.
     """
-    cls = _types.get(db_type)
-    if cls is None:
-        raise RuntimeError(f"cannot open {source}: no database type is named {db_type!r}, "
-                           f"there are {', '.join(registered_dbs())}")
+    cls = _find(db_type)
     try:
         return cls(source, mode)
     except OSError as e:
@@ -375,8 +382,7 @@ def create_db(db_type: str, source: str, mode: Mode = Mode.read) -> DB:
 
 def db_exists(db_type: str, source: str) -> bool:
     """Whether a database can be opened for reading."""
-    if db_type not in _types:
-        raise RuntimeError(f"no database type is named {db_type!r}, there are {', '.join(registered_dbs())}")
+    _find(db_type)
     try:
         create_db(db_type, source, Mode.read).close()
     except RuntimeError:
@@ -397,9 +403,10 @@ class DBReader:
         Of each `num_shards` records read the one number `shard_id`.
     """
 
-    def __init__(self, db: DB, num_shards: int = 1, shard_id: int = 0, db_type="<memory-type>", source="<memory-source>"):
+    def __init__(self, db: DB, num_shards: int = 1, shard_id: int = 0,
+                 db_type: str = "<memory-type>", source: str = "<memory-source>"):
         if not 0 <= shard_id < num_shards:
-            raise ValueError(f"shard_id must be in 0 to num_shards - 1, but is {shard_id} of {num_shards}")
+            raise ValueError(f"shard_id is {shard_id}, but must be 0 to {num_shards} - 1")
         self.db, self.db_type, self.source = db, db_type, source
         self.num_shards, self.shard_id = num_shards, shard_id
         self.lock = threading.RLock()       # hold it to use the cursor
@@ -414,7 +421,7 @@ class DBReader:
         for _ in range(self.shard_id):
             self.cursor.next()
             if not self.cursor.valid():
-                raise RuntimeError(f"database {self.source} has no record for shard {self.shard_id}")
+                raise RuntimeError(f"{self.source} has no record for shard {self.shard_id}")
 
     def seek_to_first(self):
         with self.lock:
@@ -447,7 +454,8 @@ class DBReader:
 def _fill_reader(reader, message):
     from caffe2.proto import caffe2_pb2
 
-    proto = caffe2_pb2.DBReaderProto(name=message.name, source=reader.source, db_type=reader.db_type)
+    proto = caffe2_pb2.DBReaderProto(
+        name=message.name, source=reader.source, db_type=reader.db_type)
     with reader.lock:
         if reader.cursor.supports_seek():
             proto.key = reader.cursor.key().decode()

@@ -1,25 +1,25 @@
 """Blobs on the wire: BlobProto and TensorProto.
 
-Values go between tensors and the wire by memcpy or one pass of C; protobuf's own messages, which hold every number as
-an object on the way, are used only for what is no tensor. The bytes are those that the original writes.
+Values go between tensors and the wire by memcpy or one pass of C; messages of the protobuf library,
+from which each number comes as an object, serve only what is no tensor.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.stdint cimport INT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport (
+    INT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
+)
 from libc.string cimport memcpy, memset
 
 from caffe2._core.tensor cimport (
-    BOOL, BYTE, DOUBLE, FLOAT, FLOAT16, INT8, INT16, INT32, INT64, MAX_DIMS, STRING, UINT8, UINT16, Tensor, copy_items,
-    dtype_name, get_string, itemsize, resize, set_string, shape_of, tensor_t,
+    BOOL, BYTE, DOUBLE, FLOAT, FLOAT16, INT8, INT16, INT32, INT64, MAX_DIMS, STRING, UINT8, UINT16,
+    Tensor, dtype_name, get_string, itemsize, resize, set_string, tensor_t,
 )
-
-ctypedef const unsigned char* bytes_t
 
 cdef extern from "Python.h":
     enum: PyBUF_READ
 
 DEFAULT_CHUNK = 1_000_000       # elements
-NO_CHUNKS = 0
+NO_CHUNKS = -1
 _TENSOR = "Tensor"
 _STRING = "std::string"
 
@@ -141,7 +141,7 @@ cdef inline void store(void* y, int64_t i, int dtype, int64_t v) noexcept nogil:
 
 # ---------------------------------------------------------------- reading
 
-cdef int next_field(const unsigned char** p, const unsigned char* end, field_t* field) except -1 nogil:
+cdef int next_field(bytes_t* p, bytes_t end, field_t* field) except -1 nogil:
     cdef uint64_t tag, v
     cdef bytes_t at = p[0]
     if at >= end:
@@ -228,7 +228,7 @@ cdef int add_dims(proto_t* proto, const field_t* f) except -1 nogil:
             return 0
 
 
-cdef int parse_tensor(proto_t* proto, const unsigned char* data, const unsigned char* end) except -1 nogil:
+cdef int parse_tensor(proto_t* proto, bytes_t data, bytes_t end) except -1 nogil:
     cdef field_t f
     cdef bytes_t p = data
     cdef int64_t[16] counts
@@ -282,8 +282,8 @@ cdef int parse_tensor(proto_t* proto, const unsigned char* data, const unsigned 
         counts[proto.field] //= 2
     if counts[proto.field] != proto.stop - proto.begin:
         with gil:
-            raise RuntimeError(f"corrupt message: a {dtype_name(dtype)} tensor with {proto.stop - proto.begin} values "
-                               f"announced has {counts[proto.field]}")
+            raise RuntimeError(f"corrupt message: {counts[proto.field]} {dtype_name(dtype)} values "
+                               f"where {proto.stop - proto.begin} are announced")
     return 0
 
 
@@ -319,7 +319,8 @@ cdef int write_values(const proto_t* proto, tensor_t* t, int64_t at) except -1 n
         elif f.number == RAW_DATA:
             n = (f.end - f.data) // 2
             for i in range(n):
-                (<uint32_t*>t.data)[start + i] = <uint32_t>(f.data[2 * i] | f.data[2 * i + 1] << 8) << 16
+                value = f.data[2 * i] | f.data[2 * i + 1] << 8
+                (<uint32_t*>t.data)[start + i] = <uint32_t>value << 16
         else:
             if f.number == BYTE_DATA:
                 at = start
@@ -348,7 +349,9 @@ cdef int parse_blob(blob_t* blob, bytes_t p, bytes_t end) except -1 nogil:
 
 
 cdef str type_of(const blob_t* blob):
-    return blob.type.data[:blob.type.end - blob.type.data].decode(errors="replace") if blob.type.data != NULL else ""
+    if blob.type.data == NULL:
+        return ""
+    return blob.type.data[:blob.type.end - blob.type.data].decode(errors="replace")
 
 
 cdef Tensor new_tensor(const proto_t* proto):
@@ -360,13 +363,23 @@ cdef Tensor new_tensor(const proto_t* proto):
     return t
 
 
+cdef bint fits(const proto_t* proto, const tensor_t* t) noexcept:
+    """Whether t has the shape and dtype of the tensor that the message is about."""
+    cdef int i
+    for i in range(proto.ndim):
+        if i >= t.ndim or t.shape[i] != proto.shape[i]:
+            return False
+    return t.ndim == proto.ndim and t.dtype == proto.dtype
+
+
 def deserialize_tensor(const unsigned char[::1] data not None):
     """The `Tensor` that a serialized TensorProto (bytes) describes."""
     cdef proto_t proto
     cdef bytes_t start = &data[0] if data.shape[0] else NULL
     parse_tensor(&proto, start, start + data.shape[0])
     if proto.stop - proto.begin != proto.size:
-        raise RuntimeError(f"the message holds elements {proto.begin} to {proto.stop} of {proto.size} only")
+        raise RuntimeError(
+            f"the message holds elements {proto.begin} to {proto.stop} of {proto.size} only")
     cdef Tensor t = new_tensor(&proto)
     with nogil:
         write_values(&proto, &t.t, 0)
@@ -397,7 +410,7 @@ def deserialize(bytes data not None, Tensor into=None):
     data : bytes
         The message.
     into : Tensor, optional
-        Where the message is one chunk of a tensor of this shape and type, the chunk is written into it.
+        Where the message is a chunk of a tensor of this shape and type, it is written into it.
 
     Returns
     -------
@@ -416,8 +429,7 @@ def deserialize(bytes data not None, Tensor into=None):
     if type_of(&blob) != _TENSOR:
         return restore(&blob, data)
     parse_tensor(&proto, blob.tensor.data, blob.tensor.end)
-    if (into is not None and proto.stop - proto.begin != proto.size and into.t.dtype == proto.dtype
-            and shape_of(&into.t) == tuple([proto.shape[i] for i in range(proto.ndim)])):
+    if into is not None and proto.stop - proto.begin < proto.size and fits(&proto, &into.t):
         t = into
         t.t.version += 1
     else:
@@ -468,8 +480,8 @@ cdef class Assembler:
             t = self.contents.get(name)
             if t is None:
                 t = self.contents[name] = new_tensor(&proto)
-            elif t.t.dtype != proto.dtype or shape_of(&t.t) != tuple([proto.shape[i] for i in range(proto.ndim)]):
-                raise RuntimeError(f"parts are of different shapes or types")
+            elif not fits(&proto, &t.t):
+                raise RuntimeError("parts are of different shapes or types")
         except RuntimeError as e:
             raise RuntimeError(f"blob {name}: {e}") from None
         parts = self._parts.setdefault(name, [])
@@ -539,6 +551,7 @@ cdef bytes encode_tensor(Tensor tensor, bytes name, int64_t begin, int64_t end, 
     cdef int64_t i
     cdef int number = field_of(t.dtype)
     cdef size_t width = itemsize(t.dtype)
+    cdef char* start
     cdef list parts = []
     cdef list tail = []
     if number == 0:
@@ -560,7 +573,8 @@ cdef bytes encode_tensor(Tensor tensor, bytes name, int64_t begin, int64_t end, 
     elif begin == end:
         values = []
     elif number == FLOAT_DATA or number == DOUBLE_DATA:
-        values = block(number, PyMemoryView_FromMemory(<char*>t.data + begin * width, (end - begin) * width, PyBUF_READ))
+        start = <char*>t.data + begin * width
+        values = block(number, PyMemoryView_FromMemory(start, (end - begin) * width, PyBUF_READ))
     else:
         values = block(number, integers(t, begin, end))
     detail = b"\x08" + varint(device[0]) + (b"\x10" + varint(device[1]) if device[0] else b"")
@@ -613,8 +627,17 @@ def serialize(content, name):
     return data
 
 
-def chunks(content, name, chunk_size=None, bfloat16=False):
-    """Serialize as `serialize` does, a tensor in chunks of so many elements.
+def chunks(content, name, int64_t chunk_size=0, bint bfloat16=False):
+    """Serialize as `serialize` does, a tensor in chunks.
+
+    Parameters
+    ----------
+    content, name
+        As in `serialize`.
+    chunk_size : int
+        Elements in a chunk; 0 stands for `DEFAULT_CHUNK`, `NO_CHUNKS` for all.
+    bfloat16 : bool
+        Whether float tensors are rounded to that format, which takes half the room.
 
     Yields
     ------
@@ -623,15 +646,17 @@ def chunks(content, name, chunk_size=None, bfloat16=False):
     data : bytes
         A serialized BlobProto.
     """
-    cdef int64_t begin, size, step
+    cdef int64_t begin, end, size, step
     check_serializable(content, name)
     if isinstance(content, Tensor):
         size = content.size
-        step = DEFAULT_CHUNK if chunk_size is None or chunk_size < 0 else chunk_size
-        if step == NO_CHUNKS:
+        step = chunk_size or DEFAULT_CHUNK
+        if step < 0:
             step = max(size, 1)
         for begin in range(0, max(size, 1), step):
-            yield f"{name}#%{begin // step}", encode_blob(content, encode(name), begin, min(begin + step, size), bfloat16)
+            end = min(begin + step, size)
+            data = encode_blob(content, encode(name), begin, end, bfloat16)
+            yield f"{name}#%{begin // step}", data
         return
     from caffe2.proto import caffe2_pb2
 
