@@ -125,7 +125,8 @@ def MakeArgument(key: str, value: Any) -> caffe2_pb2.Argument:
     value = list(value)
     kinds = {_SCALAR_FIELDS.get(t) for t in set(map(type, value))}
     if len(kinds) == 1 and kinds <= {"f", "i"}:  # long lists of numbers are common
-        getattr(argument, _LIST_FIELDS[kinds.pop()]).extend(value)
+        convert = {"f": float, "i": int}[kind := kinds.pop()]  # protobuf refuses booleans
+        getattr(argument, _LIST_FIELDS[kind]).extend(map(convert, value))
         return argument
     if all(isinstance(v, caffe2_pb2.NetDef) for v in value):
         argument.nets.extend(value)
@@ -144,6 +145,8 @@ def _plain(value: Any) -> tuple[str | None, Any]:
     """Return the field of Argument for a single value, None if there is none, and the value."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, bool):  # protobuf refuses booleans
+        return "i", int(value)
     if isinstance(value, Message):
         return "s", value.SerializeToString()
     for cls in type(value).__mro__:
