@@ -266,7 +266,7 @@ cdef class GraphNet(Net):
         error, self.error = self.error, None
         if error is not None:
             if self.failed >= 0 and isinstance(error, Exception):
-                raise explain(self.operators[self.failed], self.name, error) from error
+                raise explain(self.operators[self.failed], self.name, error, self.failed) from error
             raise error
         return True
 
@@ -293,7 +293,7 @@ def create_net(definition, workspace, overwrite=False):
         If the net has no name, its name is taken, its type is unknown, or an operator
         cannot be bound. The workspace is then as it was before.
     """
-    if not definition.name:
+    if not definition.HasField("name"):
         raise RuntimeError("a net must have a name to be created")
     if definition.name in workspace.nets and not overwrite:
         raise RuntimeError(f"a net named {definition.name!r} exists already; overwrite=True replaces it")

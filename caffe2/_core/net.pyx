@@ -8,6 +8,7 @@ from caffe2._core.workspace cimport Workspace
 from time import perf_counter
 
 from caffe2._core.args import Args
+from caffe2._core.errors import OperatorError
 from caffe2._core.operator import create_operator, explain
 
 cdef extern from *:
@@ -51,9 +52,11 @@ cdef class Net:
         try:
             for i, d in enumerate(definition.op):
                 self.operators.append(create_operator(self.on_device(d), workspace, self.name, created))
-        except BaseException:
+        except BaseException as e:
             for name in created:
                 workspace.remove(name)
+            if isinstance(e, OperatorError):
+                e.position = len(self.operators)
             raise
         self.count = <int>len(self.operators)
         self.ops = <void**>calloc(self.count + 1, sizeof(void*))
@@ -119,7 +122,7 @@ cdef class Net:
                 finally:
                     threads.leave()
         except Exception as e:
-            raise explain(self.operators[self.at], self.name, e) from e
+            raise explain(self.operators[self.at], self.name, e, self.at) from e
         return True
 
     def run_operator(self, int i):

@@ -153,13 +153,17 @@ cdef int _run(Operator op) except -1 nogil:
 run_operator = <run_t>_run
 
 
-def explain(op, net_name, error):
+def explain(op, net_name, error, position=None):
     """The error to raise for an exception in an operator: one paragraph that says where and with what."""
     where = f" of net {net_name!r}" if net_name else ""
     message = f"{error} (in operator {op.describe()}{where})"
     if isinstance(error, OperatorError):
-        return OperatorError(str(error))
-    return OperatorError(message if type(error) is RuntimeError else f"{type(error).__name__}: {message}")
+        message = str(error)
+    elif type(error) is not RuntimeError:
+        message = f"{type(error).__name__}: {message}"
+    explained = OperatorError(message)
+    explained.position = position
+    return explained
 
 
 def create_operator(definition, Workspace workspace, str net_name="", list created=None):

@@ -7,7 +7,16 @@ cimport numpy as cnp
 from caffe2._core.blob cimport Blob
 from caffe2._core.tensor cimport UNDEFINED, from_numpy, to_numpy
 
+from caffe2._core.errors import BlobNotFound
+
 cnp.import_array()
+
+
+class _Current:
+    """The current workspace, as an attribute of the class."""
+
+    def __get__(self, obj, owner=None):
+        return _current
 
 
 cdef class Workspace:
@@ -22,6 +31,8 @@ cdef class Workspace:
     forwarded : dict of str to str, optional
         Blobs of `parent` (values) under other names (keys); all others of the parent are then hidden.
     """
+
+    current = _Current()
 
     def __init__(self, root_folder=".", Workspace parent=None, forwarded=None):
         self.root_folder = root_folder
@@ -121,7 +132,10 @@ cdef class Workspace:
         """Bind a net (Net, NetDef) here and return it."""
         from caffe2._core.executor import create_net
 
-        return create_net(net.Proto() if hasattr(net, "Proto") else net, self, overwrite)
+        net = net.Proto() if hasattr(net, "Proto") else net
+        if getattr(getattr(net, "DESCRIPTOR", None), "name", None) != "NetDef":
+            raise TypeError(f"a net is a Net or a NetDef, not {type(net).__name__}")
+        return create_net(net, self, overwrite)
 
     def run(self, what):
         """Run a Net, NetDef, OperatorDef, Plan or PlanDef once."""
@@ -213,7 +227,7 @@ cdef Blob find(object name):
     if blob is None:
         blob = _current.get(name)
     if blob is None:
-        raise KeyError(f"no blob is named {name!r} in workspace {_current_name!r}")
+        raise BlobNotFound(f"no blob is named {name!r} in workspace {_current_name!r}")
     return blob
 
 
@@ -233,8 +247,8 @@ def fetch_blob(name):
 
     Raises
     ------
-    KeyError
-        If no blob has that name.
+    BlobNotFound
+        If no blob has that name; a KeyError and a RuntimeError.
     RuntimeError
         If the blob is empty.
     """

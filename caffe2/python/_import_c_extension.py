@@ -130,9 +130,9 @@ def serialize_blob(name):
 
 def deserialize_blob(name, data):
     """Make a blob what a serialized BlobProto says; untouched where that is corrupt."""
-    content = Blob(str(name))
-    content.deserialize(data)
-    _current().create(str(name)).content = content.content
+    blob = _current().get(str(name)) or Blob(str(name))
+    blob.deserialize(data)
+    _current().create(str(name)).content = blob.content
 
 
 def get_blob_size_bytes(name):
@@ -428,8 +428,7 @@ class Predictor:
         init_net, self._net_def = (_parse(caffe2_pb2.NetDef, n) for n in (init_net, predict_net))
         self._workspace = Workspace(".", _current())
         bind_net(init_net, self._workspace).run()
-        own = {name for op in init_net.op for name in op.output}
-        self._inputs = [n for n in self._net_def.external_input if n not in own]
+        self._inputs = list(self._net_def.external_input)
         self._net = None
 
     def run(self, inputs):
@@ -438,7 +437,7 @@ class Predictor:
         Parameters
         ----------
         inputs : list of numpy.ndarray, or dict of str to numpy.ndarray
-            The net's inputs in the order of its external inputs that the init net does not make, or by name.
+            The first of the net's external inputs, in their order, or any by name; the others are as they were.
 
         Returns
         -------

@@ -2,6 +2,7 @@
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from collections import defaultdict, namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -150,7 +151,7 @@ def CreateNet(net: Any, overwrite: bool = False, input_blobs: Iterable | None = 
     for blob in input_blobs or ():
         C.create_blob(str(blob))
     return CallWithExceptionIntercept(
-        C.create_net, _last_failed_op, GetNetName(net), StringifyProto(net), overwrite)
+        C.create_net, _failed_op, GetNetName(net), StringifyProto(net), overwrite)
 
 
 def Predictor(init_net: Any, predict_net: Any):
@@ -178,12 +179,12 @@ def RunOperatorsOnce(operators: Iterable) -> bool:
     return all(RunOperatorOnce(op) for op in operators)
 
 
-def _last_failed_op() -> int:
-    return C.Workspace.current._last_failed_op_net_position()
+def _failed_op() -> int | None:
+    return getattr(sys.exception(), "position", None)
 
 
 def CallWithExceptionIntercept(
-        func: Callable, op_id_fetcher: Callable[[], int], net_name: str, *args, **kwargs) -> Any:
+        func: Callable, op_id_fetcher: Callable[[], int | None], net_name: str, *args, **kwargs) -> Any:
     """Call `func`; note on its exception where the failing operator was made."""
     try:
         return func(*args, **kwargs)
@@ -200,7 +201,7 @@ def CallWithExceptionIntercept(
 def RunNetOnce(net: Any) -> bool:
     """Bind a net, run it and forget it."""
     return CallWithExceptionIntercept(
-        C.run_net_once, _last_failed_op, GetNetName(net), StringifyProto(net))
+        C.run_net_once, _failed_op, GetNetName(net), StringifyProto(net))
 
 
 def RunNet(name: Any, num_iter: int = 1, allow_fail: bool = False) -> bool:
@@ -215,7 +216,7 @@ def RunNet(name: Any, num_iter: int = 1, allow_fail: bool = False) -> bool:
         Whether a failed run returns False instead of raising.
     """
     return CallWithExceptionIntercept(
-        C.run_net, _last_failed_op, GetNetName(name),
+        C.run_net, _failed_op, GetNetName(name),
         StringifyNetName(name), num_iter, allow_fail)
 
 
@@ -451,22 +452,8 @@ class _BlobDict:
         return C.view_blob(key)
 
     def __repr__(self) -> str:
-        names = C.blobs()
-        width = max(map(len, names), default=0)
-        lines = [f"  {name:<{width}}  {_describe(name)}" for name in names]
-        return "\n".join([f"{len(names)} blobs in workspace {CurrentWorkspace()!r}", *lines])
-
-
-def _describe(name: str) -> str:
-    try:
-        array = C.view_blob(name)
-    except (RuntimeError, TypeError, ValueError):
-        value = FetchBlob(name)
-        if not isinstance(value, np.ndarray):
-            return value.decode() if isinstance(value, bytes) else str(value)
-        array = value
-    dtype = "string" if array.dtype == object else array.dtype
-    return f"{dtype} {array.shape}"
+        lines = [f"  {blob.describe()}" for blob in C.Workspace.current.blobs.values()]
+        return "\n".join([f"{len(lines)} blobs in workspace {CurrentWorkspace()!r}", *lines])
 
 
 blobs = _BlobDict()
