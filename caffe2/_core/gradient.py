@@ -1,5 +1,6 @@
 """Gradient makers: from an operator to the operators that compute its gradient."""
 from caffe2._core.args import Args
+from caffe2._core.schema import OpSchema
 
 # Arguments that say how an operator is run, never what it computes: a gradient operator made from scratch drops them.
 _MAKERS = {}
@@ -112,7 +113,7 @@ class Gradient:
         """An OperatorDef on the forward operator's device and engine, with its arguments unless told otherwise."""
         from caffe2.proto import caffe2_pb2
 
-        d = caffe2_pb2.OperatorDef(type=type)
+        d = caffe2_pb2.OperatorDef(type=type, name="")
         d.input.extend(inputs)
         d.output.extend(outputs)
         if copy_args:
@@ -182,11 +183,17 @@ def gradient_ops(definition, output_grads):
     Raises
     ------
     RuntimeError
-        If no gradient is known for that operator type.
+        If no gradient is known for that operator type, or the operator does not fit its schema.
     """
     maker = _MAKERS.get(definition.type)
     if maker is None:
         raise RuntimeError(f"operator {definition.type} has no gradient")
+    schema = OpSchema.get(definition.type)
+    if schema is not None:
+        try:
+            schema.verify(definition)
+        except ValueError as e:
+            raise RuntimeError(f"operator {definition.type} does not fit its schema: {e}") from e
     g = Gradient(definition, output_grads)
     ops = maker(g)
     ops = list(ops) if isinstance(ops, (list, tuple)) else [ops]
