@@ -1,5 +1,6 @@
 """Shared by all tests."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,10 @@ from hypothesis import settings
 # Timing on a shared machine says nothing about the code under test.
 settings.register_profile("caffe2", deadline=None)
 settings.load_profile("caffe2")
+
+# Workers of one machine share its processors: waiting threads should leave them to each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 CASES = Path(__file__).parent / "conformance/cases"
 
