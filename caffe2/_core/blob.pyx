@@ -109,8 +109,11 @@ cdef class Blob:
         return serialize(self.content, self.name if name is None else name)
 
     def deserialize(self, data):
-        """Become what a serialized BlobProto holds; untouched where that is corrupt."""
-        self.content = deserialize(data)
+        """Become what a serialized BlobProto holds; untouched where that is corrupt.
+
+        One chunk of a tensor of the shape and type held here replaces those elements alone.
+        """
+        self.content = deserialize(data, self.tensor() if self.is_tensor else None)
 
     def describe(self):
         """Name, shape and type in a few words, for messages."""
