@@ -18,7 +18,10 @@ class Mode(enum.IntEnum):
 
 
 class Cursor:
-    """A place in a database that is read; a fresh one stands at the first record."""
+    """A place in a database that is read; a fresh one stands at the first record.
+
+    Cursors and transactions keep their database open, unless it is closed by hand.
+    """
 
     def supports_seek(self) -> bool:
         return False
@@ -102,6 +105,8 @@ _HEADER = struct.Struct("<ii")      # length of key, length of value
 
 
 class _MiniDBCursor(Cursor):
+    _file = None
+
     def __init__(self, source):
         self._file = open(source, "rb", buffering=1 << 20)
         self._size = os.fstat(self._file.fileno()).st_size
@@ -139,34 +144,38 @@ class _MiniDBCursor(Cursor):
     def valid(self):
         return self._key is not None
 
+    def __del__(self):
+        if self._file is not None:
+            self._file.close()
+
 
 class _MiniDBTransaction(Transaction):
-    def __init__(self, file, lock):
-        self._file, self._lock = file, lock
+    def __init__(self, db):
+        self._db = db
 
     def put(self, key, value):
         key, value = _bytes(key), _bytes(value)
         if not key or not value or max(len(key), len(value)) >= 2**31:
             raise ValueError("a key and a value of minidb have 1 to 2**31 - 1 bytes")
-        with self._lock:
-            self._file.write(_HEADER.pack(len(key), len(value)) + key)
-            self._file.write(value)
+        with self._db.lock:
+            self._db.file.write(_HEADER.pack(len(key), len(value)) + key)
+            self._db.file.write(value)
 
     def commit(self):
-        if not self._file.closed:
-            self._file.flush()
+        if not self._db.file.closed:
+            self._db.file.flush()
 
 
 class MiniDB(DB):
     """One file: length of key, length of value (int32), key, value, and so on."""
 
-    _file = None
+    file = None
 
     def __init__(self, source, mode):
         super().__init__(source, mode)
         flags = {Mode.new: "wb", Mode.write: "ab", Mode.read: "rb"}
-        self._file = open(self.source, flags[self.mode])
-        self._lock = threading.Lock()
+        self.file = open(self.source, flags[self.mode])
+        self.lock = threading.Lock()
 
     def new_cursor(self):
         self._expect(Mode.read)
@@ -174,11 +183,11 @@ class MiniDB(DB):
 
     def new_transaction(self):
         self._expect(Mode.new, Mode.write)
-        return _MiniDBTransaction(self._file, self._lock)
+        return _MiniDBTransaction(self)
 
     def close(self):
-        if self._file is not None:
-            self._file.close()
+        if self.file is not None:
+            self.file.close()
 
 
 # ---------------------------------------------------------------- protodb
@@ -206,9 +215,9 @@ class _ProtoDBCursor(Cursor):
 
 
 class _ProtoDBTransaction(Transaction):
-    def __init__(self, protos):
-        self._protos = protos
-        self._names = {p.name for p in protos}
+    def __init__(self, db):
+        self._db = db
+        self._names = {p.name for p in db.message.protos}
 
     def put(self, key, value):
         from caffe2.proto import caffe2_pb2
@@ -218,7 +227,7 @@ class _ProtoDBTransaction(Transaction):
             raise RuntimeError(f"{key} exists already" if key in self._names else
                                f"key {key} is not the tensor's name, {proto.name}")
         self._names.add(key)
-        self._protos.append(proto)
+        self._db.message.protos.append(proto)
 
     def commit(self):
         """Nothing: the file is written when the database is closed."""
@@ -227,7 +236,7 @@ class _ProtoDBTransaction(Transaction):
 class ProtoDB(DB):
     """One file, a TensorProtos message whose tensors' names are the keys."""
 
-    _message = None
+    message = None
 
     def __init__(self, source, mode):
         from caffe2.proto import caffe2_pb2
@@ -240,17 +249,17 @@ class ProtoDB(DB):
                     message.ParseFromString(f.read())
                 except Exception as e:
                     raise RuntimeError(f"{self.source} is corrupt: {e}") from None
-        self._message = message
+        self.message = message
 
     def new_cursor(self):
-        return _ProtoDBCursor(self._message.protos)
+        return _ProtoDBCursor(self.message.protos)
 
     def new_transaction(self):
         self._expect(Mode.new, Mode.write)
-        return _ProtoDBTransaction(self._message.protos)
+        return _ProtoDBTransaction(self)
 
     def close(self):
-        message, self._message = self._message, None
+        message, self.message = self.message, None
         if message is not None and self.mode != Mode.read:
             with open(self.source, "wb") as f:
                 f.write(message.SerializeToString())
@@ -259,8 +268,9 @@ class ProtoDB(DB):
 # ---------------------------------------------------------------- lmdb
 
 class _LMDBCursor(Cursor):
-    def __init__(self, environment):
-        self._cursor = environment.begin().cursor()
+    def __init__(self, db):
+        self._db = db
+        self._cursor = db.environment.begin().cursor()
         self.seek_to_first()
 
     def supports_seek(self):
@@ -290,13 +300,13 @@ class _LMDBCursor(Cursor):
 class _LMDBTransaction(Transaction):
     _transaction = None
 
-    def __init__(self, environment):
-        self._environment = environment
-        self._transaction = environment.begin(write=True)
+    def __init__(self, db):
+        self._db = db
+        self._transaction = db.environment.begin(write=True)
 
     def put(self, key, value):
         if self._transaction is None:
-            self._transaction = self._environment.begin(write=True)
+            self._transaction = self._db.environment.begin(write=True)
         self._transaction.put(_bytes(key), _bytes(value))
 
     def commit(self):
@@ -308,7 +318,7 @@ class _LMDBTransaction(Transaction):
 class LMDB(DB):
     """A folder that the lmdb library keeps."""
 
-    _environment = None
+    environment = None
 
     def __init__(self, source, mode):
         try:
@@ -321,21 +331,21 @@ class LMDB(DB):
             os.mkdir(self.source, 0o744)
         reading = self.mode == Mode.read
         try:
-            self._environment = lmdb.open(
+            self.environment = lmdb.open(
                 self.source, map_size=1 << 40, readonly=reading, lock=not reading, create=False)
         except lmdb.Error as e:
             raise RuntimeError(str(e)) from None
 
     def new_cursor(self):
-        return _LMDBCursor(self._environment)
+        return _LMDBCursor(self)
 
     def new_transaction(self):
         self._expect(Mode.new, Mode.write)
-        return _LMDBTransaction(self._environment)
+        return _LMDBTransaction(self)
 
     def close(self):
-        if self._environment is not None:
-            self._environment.close()
+        if self.environment is not None:
+            self.environment.close()
 
 
 # ---------------------------------------------------------------- registry
