@@ -1,3 +1,5 @@
+# cython: boundscheck=True, wraparound=True
+# (shape inference indexes lists by what a net says)
 """Fillers: operators that make tensors from arguments, constant, given or random.
 
 Random values come from the stream that ``random_seed`` of the device option starts, and then they are those of the
