@@ -43,7 +43,7 @@ has_hip_support = C.has_hip_support
 has_gpu_support = C.has_gpu_support
 GpuDeviceType = caffe2_pb2.HIP if has_hip_support else caffe2_pb2.CUDA
 
-# net name -> operator index -> stack in which the operator was made, outermost frame first
+# net name -> operator index -> stack in which the operator was made, innermost frame first
 operator_tracebacks: dict[str, dict[int, list[tuple]]] = defaultdict(dict)
 
 Int8Tensor = namedtuple("Int8Tensor", ["data", "scale", "zero_point"])
