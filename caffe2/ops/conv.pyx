@@ -11,9 +11,10 @@ from caffe2._core.threads cimport num_threads
 from caffe2.ops.kernels.dispatch cimport K, OPERAND_A, OPERAND_B, SCRATCH_USER, epilogue_t, image_t, operand_t
 from caffe2.ops.windows cimport Windows, image_shape, window_shape, windows_t
 
+from caffe2._core.gradient import simple
 from caffe2._core.registry import register
-from caffe2._core.schema import TensorInfo
-from caffe2.ops.windows import ARGS, DILATION, GROUP, infer
+from caffe2._core.schema import TensorInfo, flops_per_element, like
+from caffe2.ops.windows import ARGS, DILATION, GROUP, infer, kernel_of
 
 cdef extern from *:
     """
@@ -506,6 +507,57 @@ cdef class ConvTransposeGradient(ConvTranspose):
         return 0
 
 
+cdef class Im2Col(Operator):
+    cdef Windows windows
+
+    def setup(self):
+        self.windows = Windows(self.args)
+
+    cdef int run(self) except -1 nogil:
+        cdef windows_t* g = &self.windows.c
+        cdef tensor_t* x = self.x[0]
+        cdef int64_t[5] shape
+        cdef int64_t i, size
+        cdef int nth
+        cdef image_t one
+        self.expect(0, FLOAT)
+        self.windows.fit(x.ndim, x.shape)
+        window_shape(g, g.channels * g.taps, shape)
+        resize(self.y[0], x.ndim, shape, FLOAT)
+        if self.y[0].size == 0:
+            return 0
+        one = g.image
+        one.batch = 1
+        size = g.channels * g.taps * g.count
+        nth = num_threads(self.y[0].size)
+        for i in prange(g.batch, num_threads=nth, schedule="static"):
+            K.sim2col(&one, <const float*>x.data + i * one.batch_stride, <float*>self.y[0].data + i * size, 1)
+        return 0
+
+
+cdef class Col2Im(Im2Col):
+    cdef int run(self) except -1 nogil:
+        cdef windows_t* g = &self.windows.c
+        cdef tensor_t* like = self.x[1]
+        cdef int64_t i, size
+        cdef int nth
+        cdef image_t one
+        self.expect(0, FLOAT)
+        if like.ndim < 3:
+            self.expect_ndim(1, g.ndim + 2)
+        self.windows.fit(like.ndim, like.shape)
+        size = g.channels * g.taps * g.count
+        self.expect_size(0, g.batch * size)
+        resize_like(self.y[0], like, FLOAT)
+        memset(self.y[0].data, 0, self.y[0].size * sizeof(float))
+        one = g.image
+        one.batch = 1
+        nth = num_threads(self.x[0].size)
+        for i in prange(g.batch, num_threads=nth, schedule="static"):
+            K.scol2im(&one, <const float*>self.x[0].data + i * size, <float*>self.y[0].data + i * one.batch_stride, 1)
+        return 0
+
+
 # ------------------------------------------------------------ registration
 
 def _channels_axis(args, w):
@@ -633,4 +685,30 @@ register(
     args={**ARGS, **DILATION, **GROUP, **_SHARED, **_NO_BIAS, **_ADJ}, infer=_infer_transposed_gradient,
     cost=_cost(lambda inputs, outputs: inputs[0], _gradients_asked),
     doc="Gradient of ConvTranspose. The gradient of X is computed only where there is an output for it.",
+)
+
+
+def _infer_columns(args, inputs):
+    x = inputs[0]
+    if x.shape is None:
+        return [TensorInfo()]
+    taps = 1
+    for k in kernel_of(args):
+        taps *= k
+    return [infer(args, x, taps * x.shape[_channels_axis(args, x)])]
+
+
+register(
+    "Im2Col", Im2Col, 1, 1,
+    ins={"X": "images, [N, C, H, W] or, with order NHWC, [N, H, W, C]"},
+    outs={"Y": "[N, C * kernel, windows...] or [N, windows..., kernel * C]"},
+    args={**ARGS, **DILATION}, infer=_infer_columns, cost=flops_per_element(0), gradient=simple("Col2Im", "GO0 I0", "GI0"),
+    doc="Writes the pixels under each window, those of all channels, into a column of their own.",
+)
+register(
+    "Col2Im", Col2Im, 2, 1,
+    ins={"X": "columns, as Im2Col gives them", "Z": "images; their shape alone is used"},
+    outs={"Y": "images of the shape of Z"},
+    args={**ARGS, **DILATION}, infer=like(1), cost=flops_per_element(1), gradient=simple("Im2Col", "GO0", "GI0"),
+    doc="Adds columns onto the windows they come from; the transpose, and gradient, of Im2Col.",
 )

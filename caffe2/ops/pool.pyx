@@ -15,7 +15,7 @@ from caffe2.ops.windows cimport Windows, window_shape, windows_t
 from caffe2._core.gradient import simple
 from caffe2._core.registry import register
 from caffe2._core.schema import like
-from caffe2.ops.windows import ARGS, infer
+from caffe2.ops.windows import ARGS, infer, kernel_of
 
 cdef enum Mode:
     MAX
@@ -390,11 +390,8 @@ def _cost(args, inputs, outputs):
     if y.shape is None:
         return dict(flops=0, bytes_read=0, bytes_written=0, params_bytes=0)
     taps = 1
-    spatial = inputs[0].shape[1:-1] if args.str("order", "NCHW") == "NHWC" else inputs[0].shape[2:]
-    kernel = args.ints("kernels") or [args.int("kernel", 0)] * 2
-    if "kernel_h" in args:
-        kernel = [args.int("kernel_h"), args.int("kernel_w")]
-    for k in spatial if args.bool("global_pooling") else kernel:
+    spatial = inputs[0].shape[1:inputs[0].ndim - 1] if args.str("order", "NCHW") == "NHWC" else inputs[0].shape[2:]
+    for k in spatial if args.bool("global_pooling") else kernel_of(args):
         taps *= k
     return dict(flops=taps * y.size, bytes_read=4 * inputs[0].size, bytes_written=4 * y.size, params_bytes=0)
 

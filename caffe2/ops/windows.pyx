@@ -38,6 +38,11 @@ cdef object _axes(args, name, many, suffixes, repeat=1):
     return values
 
 
+def kernel_of(args):
+    """Sizes of the windows as the arguments give them, a list."""
+    return _axes(args, "kernel", "kernels", "hw")
+
+
 cdef class Windows:
     """Kernel, stride, padding, dilation, order and group of an operator, and where its windows lie.
 
@@ -55,7 +60,7 @@ cdef class Windows:
         self.c.legacy_pad = args.int("legacy_pad", NOTSET)
         self.c.group = args.int("group", 1)
         order = args.str("order", "NCHW")
-        kernel = _axes(args, "kernel", "kernels", "hw")
+        kernel = kernel_of(args)
         given = {
             "stride": _axes(args, "stride", "strides", "hw"), "dilation": _axes(args, "dilation", "dilations", "hw"),
             "pad": _axes(args, "pad", "pads", "tlbr", 2), "adj": _axes(args, "adj", "adjs", "hw"),
@@ -238,7 +243,7 @@ def infer(args, x, channels=None, transposed=False):
         shape[i] = d
     w = Windows(args)
     if channels is None:
-        channels = x.shape[-1 if w.c.image.nhwc else 1]
+        channels = x.shape[x.ndim - 1 if w.c.image.nhwc else 1]
     if transposed:
         w.fit_transposed(x.ndim, shape, channels)
         image_shape(&w.c, channels, shape)
