@@ -6,6 +6,7 @@ from caffe2._core.tensor cimport BOOL, INT64, resize0
 
 from caffe2._core.registry import register
 from caffe2._core.schema import TensorInfo
+from caffe2._core.serialization import register_type
 
 
 cdef class Counter:
@@ -23,6 +24,21 @@ cdef class Counter:
 
     def __repr__(self):
         return f"Counter({self.count})"
+
+
+def _fill(counter, message):
+    message.tensor.dims.append(1)
+    message.tensor.data_type = INT64
+    message.tensor.int64_data.append(counter.count)
+
+
+def _restore(message):
+    if message.tensor.data_type != INT64 or len(message.tensor.int64_data) != 1:
+        raise ValueError("a serialized counter holds one int64")
+    return Counter(message.tensor.int64_data[0])
+
+
+register_type("std::unique_ptr<Counter<int64_t>>", Counter, _fill, _restore)
 
 
 def initial_count(operator):
