@@ -316,25 +316,37 @@ class _LMDBTransaction(Transaction):
 
 
 class LMDB(DB):
-    """A folder that the lmdb library keeps."""
+    """A folder that the lmdb library keeps; a process opens it once, all readers share that."""
 
     environment = None
+    _shared = {}                    # path -> [environment, number of readers]
+    _lock = threading.RLock()       # reentrant: garbage collection may close a database anywhere
 
     def __init__(self, source, mode):
+        super().__init__(source, mode)
+        self._path = os.path.realpath(self.source)
+        with self._lock:
+            if self.mode == Mode.read and self._path in self._shared:
+                self.environment = self._shared[self._path][0]
+            else:
+                self.environment = self._open()
+            if self.mode == Mode.read:
+                self._shared.setdefault(self._path, [self.environment, 0])[1] += 1
+
+    def _open(self):
         try:
             import lmdb
         except ImportError:
             raise RuntimeError(
                 "databases of type lmdb need the extra: pip install caffe2[lmdb]") from None
-        super().__init__(source, mode)
         if self.mode == Mode.new:
             os.mkdir(self.source, 0o744)
         reading = self.mode == Mode.read
         try:
-            self.environment = lmdb.open(
+            return lmdb.open(
                 self.source, map_size=1 << 40, readonly=reading, lock=not reading, create=False)
         except lmdb.Error as e:
-            raise RuntimeError(str(e)) from None
+            raise RuntimeError(f"cannot open the lmdb database {self.source}: {e}") from None
 
     def new_cursor(self):
         return _LMDBCursor(self)
@@ -344,8 +356,16 @@ class LMDB(DB):
         return _LMDBTransaction(self)
 
     def close(self):
-        if self.environment is not None:
-            self.environment.close()
+        with self._lock:
+            environment, self.environment = self.environment, None
+            if environment is not None and self.mode == Mode.read:
+                shared = self._shared[self._path]
+                shared[1] -= 1
+                if shared[1]:
+                    return
+                del self._shared[self._path]
+            if environment is not None:
+                environment.close()
 
 
 # ---------------------------------------------------------------- registry

@@ -72,7 +72,7 @@ def dependencies(definition):
 
 
 def chains(parents):
-    """Group operators into chains: each but the first has the one before it as its only parent, which has no other child."""
+    """Group operators into chains: each but the first has the one before as only parent, which has no other child."""
     children = [[] for _ in parents]
     for i, before in enumerate(parents):
         for p in before:
@@ -133,7 +133,8 @@ cdef class GraphNet(Net):
         self.parents = <int*>calloc(self.tasks + 1, sizeof(int))
         self.waiting = <int*>calloc(self.tasks + 1, sizeof(int))
         self.ready = <int*>calloc(self.tasks + 1, sizeof(int))
-        if not (self.first and self.child_first and self.order and self.child and self.parents and self.waiting and self.ready):
+        if not (self.first and self.child_first and self.order and self.child and self.parents and self.waiting
+                and self.ready):
             raise MemoryError
         n = 0
         for t, chain in enumerate(groups):

@@ -2,7 +2,6 @@
 from caffe2._core.args import Args
 from caffe2._core.schema import OpSchema
 
-# Arguments that say how an operator is run, never what it computes: a gradient operator made from scratch drops them.
 _MAKERS = {}
 
 
@@ -66,7 +65,7 @@ class Gradient:
     def GO(self, i):
         g = self.output_grads[i]
         if g.is_sparse():
-            raise ValueError(f"{self.definition.type}: the gradient of output {self.O(i)} is sparse, a dense one is needed")
+            raise ValueError(f"{self.definition.type} needs a dense gradient of output {self.O(i)}, but it is sparse")
         if not g.dense:
             raise ValueError(f"{self.definition.type}: the gradient of output {self.O(i)} is needed, but there is none")
         return g.dense

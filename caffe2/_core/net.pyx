@@ -50,7 +50,7 @@ cdef class Net:
         self.operators = []
         created = []
         try:
-            for i, d in enumerate(definition.op):
+            for d in definition.op:
                 self.operators.append(create_operator(self.on_device(d), workspace, self.name, created))
         except BaseException as e:
             for name in created:
@@ -82,9 +82,9 @@ cdef class Net:
         return run_operator(self.ops[i])
 
     cdef int loop(self, int iterations) except -1 nogil:
-        cdef int i, it
+        cdef int i, _iteration
         cdef double now, looked = caffe2_clock()
-        for it in range(iterations):
+        for _iteration in range(iterations):
             for i in range(self.count):
                 self.at = i
                 run_operator(self.ops[i])

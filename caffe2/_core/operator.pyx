@@ -2,7 +2,7 @@
 import numpy as np
 
 from libc.stdint cimport int64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 
 from caffe2._core.blob cimport Blob
 from caffe2._core.tensor cimport UNDEFINED, dtype_name, from_numpy, tensor_t, to_numpy
@@ -210,7 +210,8 @@ def create_operator(definition, Workspace workspace, str net_name="", list creat
         for i, name in enumerate(definition.input):
             blob = workspace.get(name)
             if blob is None:
-                raise RuntimeError(f"input {i} ({name}) is not in the workspace: feed it, or run the net that makes it, first")
+                raise RuntimeError(f"input {i} ({name}) is not in the workspace: feed it, "
+                                   "or run the net that makes it, first")
             op.inputs.append(blob)
             op.x[i] = &blob.t
         for i, name in enumerate(definition.output):

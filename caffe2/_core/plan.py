@@ -38,7 +38,7 @@ class _Step:
         if d.HasField("should_stop_blob"):
             self.should_stop = workspace.get(d.should_stop_blob)
             if self.should_stop is None:
-                raise PlanError(f"execution step {d.name!r}: blob {d.should_stop_blob}, by which it stops, does not exist")
+                raise PlanError(f"execution step {d.name!r}: its should_stop_blob {d.should_stop_blob} does not exist")
         self.report_net = run.net(d.report_net, workspace, d) if d.HasField("report_net") else None
 
     def iterations(self):
@@ -54,7 +54,7 @@ class _Step:
             return False
         value = blob.view()
         if value.dtype != np.bool_ or value.size != 1:
-            raise PlanError(f"blob {blob.describe()} must be a single bool to stop execution step {self.definition.name!r}")
+            raise PlanError(f"to stop execution step {self.definition.name!r}, blob {blob.describe()} must be one bool")
         return bool(value.reshape(())[()])
 
     def execute(self, proceed):

@@ -61,7 +61,8 @@ def find(type, device=CPU, engine=""):
         if cls is not None:
             return cls
     if type in OpSchema._all:
-        raise RuntimeError(f"operator {type} has no implementation for {_DEVICE_NAMES.get(device, f'device type {device}')}")
+        where = _DEVICE_NAMES.get(device, f"device type {device}")
+        raise RuntimeError(f"operator {type} has no implementation for {where}")
     close = nearby(type)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise RuntimeError(f"no operator is named {type!r}{hint}")

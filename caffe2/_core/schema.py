@@ -70,8 +70,8 @@ class OpSchema:
     inf = INF
     _all = {}
 
-    def __init__(self, type, inputs, outputs, *, inplace=(), enforce_inplace=(), args=None, required=(), doc="", ins=None,
-                 outs=None, infer=None, devices=None, cost=None, check=None):
+    def __init__(self, type, inputs, outputs, *, inplace=(), enforce_inplace=(), args=None, required=(), doc="",
+                 ins=None, outs=None, infer=None, devices=None, cost=None, check=None):
         self.type = type
         self.min_input, self.max_input = _range(inputs)
         self.min_output, self.max_output = _range(outputs)
@@ -150,7 +150,7 @@ class OpSchema:
         return [op.device_option] * len(op.input), [op.device_option] * len(op.output)
 
     def cost(self, op, inputs):
-        """dict of ``flops``, ``bytes_read``, ``bytes_written`` and ``params_bytes`` of one run, or None if not described."""
+        """``flops``, ``bytes_read``, ``bytes_written`` and ``params_bytes`` of one run, or None if not described."""
         return None if self._cost is None else self._cost(Args(op), inputs, self.infer(op, inputs))
 
     def __repr__(self):

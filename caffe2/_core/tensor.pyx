@@ -108,7 +108,7 @@ cdef int64_t count(int ndim, const int64_t* shape, int dtype) except -1 nogil:
     if overflow:
         with gil:
             raise OverflowError(
-                f"a {dtype_name(dtype)} tensor of shape {tuple([shape[j] for j in range(ndim)])} exceeds the address space")
+                f"a tensor of {dtype_name(dtype)} {tuple([shape[j] for j in range(ndim)])} exceeds the address space")
     return positive if n else 0
 
 

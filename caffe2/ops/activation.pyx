@@ -1,7 +1,7 @@
 """Activations: Relu, Sigmoid, Tanh and relatives."""
-from libc.math cimport expf, tanhf
 from libc.stdint cimport int64_t
 
+from caffe2.ops.kernels.dispatch cimport K
 from caffe2.ops.pointwise cimport Pointwise
 
 from caffe2._core.gradient import simple
@@ -29,16 +29,12 @@ def activation(name, forward, backward, formula, flops=1, args=None, needs="O0 G
 
 cdef class Relu(Pointwise):
     cdef void apply(self, const float** x, float* y, int64_t n) noexcept nogil:
-        cdef int64_t i
-        for i in range(n):
-            y[i] = x[0][i] if x[0][i] > 0 else 0
+        K.vrelu(n, x[0], y)
 
 
 cdef class ReluGradient(Pointwise):
     cdef void apply(self, const float** x, float* dx, int64_t n) noexcept nogil:
-        cdef int64_t i
-        for i in range(n):
-            dx[i] = x[1][i] if x[0][i] > 0 else 0
+        K.vrelu_grad(n, x[0], x[1], dx)
 
 
 activation("Relu", Relu, ReluGradient, "Y = max(X, 0)")
@@ -49,16 +45,12 @@ cdef class Sigmoid(Pointwise):
         self.work = 10
 
     cdef void apply(self, const float** x, float* y, int64_t n) noexcept nogil:
-        cdef int64_t i
-        for i in range(n):
-            y[i] = 1 / (1 + expf(-x[0][i]))
+        K.vsigmoid(n, x[0], y)
 
 
 cdef class SigmoidGradient(Pointwise):
     cdef void apply(self, const float** x, float* dx, int64_t n) noexcept nogil:
-        cdef int64_t i
-        for i in range(n):
-            dx[i] = x[1][i] * x[0][i] * (1 - x[0][i])
+        K.vsigmoid_grad(n, x[0], x[1], dx)
 
 
 activation("Sigmoid", Sigmoid, SigmoidGradient, "Y = 1 / (1 + exp(-X))", 10)
@@ -69,16 +61,12 @@ cdef class Tanh(Pointwise):
         self.work = 10
 
     cdef void apply(self, const float** x, float* y, int64_t n) noexcept nogil:
-        cdef int64_t i
-        for i in range(n):
-            y[i] = tanhf(x[0][i])
+        K.vtanh(n, x[0], y)
 
 
 cdef class TanhGradient(Pointwise):
     cdef void apply(self, const float** x, float* dx, int64_t n) noexcept nogil:
-        cdef int64_t i
-        for i in range(n):
-            dx[i] = x[1][i] * (1 - x[0][i] * x[0][i])
+        K.vtanh_grad(n, x[0], x[1], dx)
 
 
 activation("Tanh", Tanh, TanhGradient, "Y = tanh(X)", 10)

@@ -92,11 +92,11 @@ _ARGS = {"ratio": "share of the values that are dropped (default 0.5)", "is_test
 register(
     "Dropout", Dropout, 1, (1, 2), ins={"X": "float tensor"}, args=_ARGS,
     outs={"Y": "float tensor of that shape", "mask": "bool tensor of that shape: what was kept; only when training"},
-    inplace=lambda i, o: (i, o) == (0, 0),
+    inplace=[(0, 0)],
     infer=lambda args, inputs: [inputs[0], TensorInfo(inputs[0].shape, BOOL)], cost=flops_per_element(2),
     gradient=dropout_gradient,
-    doc="Sets each value to 0 with probability ratio and multiplies the others by 1 / (1 - ratio), so that nothing is left to "
-        "do when testing. Random values differ from the original's.",
+    doc="Sets each value to 0 with probability ratio and multiplies the others by 1 / (1 - ratio), so that nothing is "
+        "left to do when testing. Random values differ from the original's.",
 )
 register(
     "DropoutGrad", DropoutGrad, (1, 2), 1, ins={"dY": "gradient of Y", "mask": "second output of Dropout"}, args=_ARGS,

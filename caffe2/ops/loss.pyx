@@ -4,7 +4,9 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 
 from caffe2._core.operator cimport Operator
-from caffe2._core.tensor cimport DOUBLE, FLOAT, INT32, resize, resize0, resize1, resize_like, size_from, size_to, tensor_t
+from caffe2._core.tensor cimport (
+    DOUBLE, FLOAT, INT32, resize, resize0, resize1, resize_like, size_from, size_to, tensor_t,
+)
 
 from caffe2._core.gradient import simple
 from caffe2._core.registry import register
@@ -209,10 +211,12 @@ cdef class SigmoidLoss(Operator):
 
 def _sigmoid_loss(name, ins, args, formula):
     inputs = " ".join(f"I{i}" for i in range(len(ins)))
-    register(name, SigmoidLoss, len(ins), 1, ins=ins, outs={"xentropy": "float tensor without the last dimension"}, args=args,
+    register(name, SigmoidLoss, len(ins), 1, ins=ins, args=args,
+             outs={"xentropy": "float tensor without the last dimension"},
              infer=lambda args, inputs: [TensorInfo(inputs[0].shape[:-1])], cost=flops_per_element(8),
              gradient=simple(name + "Gradient", "GO0 " + inputs, "GI0"), doc=formula)
-    register(name + "Gradient", SigmoidLoss, len(ins) + 1, 1, ins={"dxentropy": "gradient of the loss", **ins}, args=args,
+    register(name + "Gradient", SigmoidLoss, len(ins) + 1, 1, args=args,
+             ins={"dxentropy": "gradient of the loss", **ins},
              outs={"dlogits": "gradient of the logits"}, infer=like(1), cost=flops_per_element(8),
              doc=f"Gradient of {name}.")
 
@@ -316,8 +320,8 @@ for _name, _args, _doc in (
              outs={"dX": "gradient of X"}, infer=like(0), doc=f"Gradient of {_name}.")
 register("SumElementsInt", SumElements, 1, 1, ins={"X": "int32 tensor of any shape"}, outs={"sum": "int32 scalar"},
          infer=scalar(), doc="Sum of all elements of X.")
-register("SumSqrElements", SumElements, 1, 1, ins={"X": "float tensor of any shape"}, outs={"sum": "scalar"}, args=_AVERAGE,
-         infer=scalar(), doc="Sum of the squares of all elements of X, or their average.")
+register("SumSqrElements", SumElements, 1, 1, ins={"X": "float tensor of any shape"}, outs={"sum": "scalar"},
+         args=_AVERAGE, infer=scalar(), doc="Sum of the squares of all elements of X, or their average.")
 
 
 # ---------------------------------------------------------------- two classes, ranking
@@ -357,7 +361,8 @@ cdef class MakeTwoClassGradient(Operator):
 
 register("MakeTwoClass", MakeTwoClass, 1, 1, ins={"X": "float tensor of probabilities p"},
          outs={"Y": "float tensor with a last dimension more: (1 - p, p)"},
-         infer=lambda args, inputs: [TensorInfo((*inputs[0].shape, 2))], gradient=simple("MakeTwoClassGradient", "GO0", "GI0"),
+         infer=lambda args, inputs: [TensorInfo((*inputs[0].shape, 2))],
+         gradient=simple("MakeTwoClassGradient", "GO0", "GI0"),
          doc="Probabilities of the two classes, from that of the second.")
 register("MakeTwoClassGradient", MakeTwoClassGradient, 1, 1, ins={"dY": "gradient of Y"}, outs={"dX": "gradient of X"},
          infer=lambda args, inputs: [TensorInfo(inputs[0].shape[:-1])], doc="Gradient of MakeTwoClass.")
@@ -407,8 +412,9 @@ register("MarginRankingCriterion", MarginRankingCriterion, 3, 1, ins=_RANK_INS, 
          outs={"loss": "float tensor of the shape of X1"}, infer=like(0), cost=flops_per_element(3),
          gradient=simple("MarginRankingCriterionGradient", "I0 I1 I2 GO0", "GI0 GI1"),
          doc="loss = max(0, -Y (X1 - X2) + margin): X1 is to rank above X2 where Y is 1, below where it is -1.")
-register("MarginRankingCriterionGradient", MarginRankingCriterion, 4, 2, ins={**_RANK_INS, "dloss": "gradient of the loss"},
-         args=_MARGIN, outs={"dX1": "gradient of X1", "dX2": "gradient of X2"}, infer=like(0, 1),
+register("MarginRankingCriterionGradient", MarginRankingCriterion, 4, 2, args=_MARGIN,
+         ins={**_RANK_INS, "dloss": "gradient of the loss"}, infer=like(0, 1),
+         outs={"dX1": "gradient of X1", "dX2": "gradient of X2"},
          doc="Gradient of MarginRankingCriterion.")
 
 
@@ -484,7 +490,8 @@ _SCORES = {"predictions": "float tensor (N, D) of scores", "labels": "int32 tens
 register("Accuracy", Accuracy, 2, 1, ins=_SCORES, outs={"accuracy": "float scalar"},
          args={"top_k": "a prediction is right if the label is among that many best scores (default 1)"},
          infer=scalar(), doc="Share of the rows whose label has the best score, or one of the top_k best.")
-register("MultiClassAccuracy", MultiClassAccuracy, 2, 2, ins={"prediction": _SCORES["predictions"], "labels": _SCORES["labels"]},
+register("MultiClassAccuracy", MultiClassAccuracy, 2, 2,
+         ins={"prediction": _SCORES["predictions"], "labels": _SCORES["labels"]},
          outs={"accuracies": "float tensor (D,): share of right predictions of each class",
                "amounts": "int32 tensor (D,): rows of each class"},
          infer=lambda args, inputs: [TensorInfo(inputs[0].shape[1:]), TensorInfo(inputs[0].shape[1:], INT32)],

@@ -134,12 +134,12 @@ cdef class SpatialBN(BatchNorm):
 
     cdef void moments_nhwc(self) noexcept nogil:
         cdef const float* x = <const float*>self.x[0].data
-        cdef int64_t i, c
+        cdef int64_t _i, c
         K.column_sums(self.images, self.channels, x, self.channels, self.a)
         for c in range(self.channels):
             self.a[c] /= self.images
             self.b[c] = 0
-        for i in range(self.images):
+        for _i in range(self.images):
             for c in range(self.channels):
                 self.b[c] += (x[c] - self.a[c]) * (x[c] - self.a[c])
             x += self.channels
@@ -272,7 +272,7 @@ cdef class SpatialBNGradient(BatchNorm):
                 dx[j] = p * dy[j] + q * x[j] + r
 
     cdef void nhwc_channels(self) noexcept nogil:
-        cdef int64_t i, c, n = self.images
+        cdef int64_t _i, c, n = self.images
         cdef const float* x = <const float*>self.x[0].data
         cdef const float* dy = <const float*>self.x[2].data
         cdef const float* scale = <const float*>self.x[1].data
@@ -285,7 +285,7 @@ cdef class SpatialBNGradient(BatchNorm):
         if self.batches == 1:
             memset(dscale, 0, self.channels * sizeof(float))
             K.column_sums(n, self.channels, dy, self.channels, dbias)
-            for i in range(n):
+            for _i in range(n):
                 for c in range(self.channels):
                     dscale[c] += (x[c] - mean[c]) * inv_std[c] * dy[c]
                 x += self.channels
@@ -296,7 +296,7 @@ cdef class SpatialBNGradient(BatchNorm):
             p = scale[c] * inv_std[c]
             self.a[c] = -p * dscale[c] * inv_std[c] / n
             self.b[c] = -p * dbias[c] / n - self.a[c] * mean[c]
-        for i in range(n):
+        for _i in range(n):
             for c in range(self.channels):
                 dx[c] = scale[c] * inv_std[c] * dy[c] + self.a[c] * x[c] + self.b[c]
             x += self.channels
@@ -369,12 +369,13 @@ _BN_ARGS = {
 }
 register(
     "SpatialBN", SpatialBN, (0, None), (0, None), ins=_BN_INS, args=_BN_ARGS,
-    outs={"Y": "float tensor of the shape of X", "mean": "the running mean, in place", "var": "the running variance, in place",
-          "saved_mean": "mean of this batch", "saved_var": "1 / sqrt(variance of this batch + epsilon)"},
-    inplace=lambda i, o: (i, o) in ((0, 0), (3, 1), (4, 2), (5, 3), (6, 4)), infer=infer_spatial_bn,
+    outs={"Y": "float tensor of the shape of X", "mean": "the running mean, in place",
+          "var": "the running variance, in place", "saved_mean": "mean of this batch",
+          "saved_var": "1 / sqrt(variance of this batch + epsilon)"},
+    inplace=[(0, 0), (3, 1), (4, 2), (5, 3), (6, 4)], infer=infer_spatial_bn,
     cost=flops_per_element(4), gradient=spatial_bn_gradient,
-    doc="Batch normalization: Y = scale (X - mean) / sqrt(var + epsilon) + bias, channel by channel, with the mean and the "
-        "variance of the batch when training, the running ones when testing (Ioffe and Szegedy, 2015). The running "
+    doc="Batch normalization: Y = scale (X - mean) / sqrt(var + epsilon) + bias, channel by channel, with the mean and "
+        "the variance of the batch when training, the running ones when testing (Ioffe and Szegedy, 2015). The running "
         "variance is the unbiased one.",
 )
 register(
@@ -383,7 +384,7 @@ register(
          "saved_var": "float tensor (C,): the inverse deviation", "dscale": "summed over the batches (optional)",
          "dbias": "summed over the batches (optional)"},
     outs={"dX": "gradient of X", "dscale": "gradient of scale", "dbias": "gradient of bias"},
-    inplace=lambda i, o: (i, o) in ((5, 1), (6, 2)), infer=like(0, 1, 1), cost=flops_per_element(6), doc="Gradient of SpatialBN.",
+    inplace=[(5, 1), (6, 2)], infer=like(0, 1, 1), cost=flops_per_element(6), doc="Gradient of SpatialBN.",
 )
 
 
@@ -424,7 +425,8 @@ cdef class LocalResponse(Operator):
         self.step = 1 if self.nhwc else self.pixels
         return 0
 
-    cdef void window(self, const float* x, const float* y, float* s, int64_t at, float bias, float factor) noexcept nogil:
+    cdef void window(self, const float* x, const float* y, float* s, int64_t at, float bias,
+                     float factor) noexcept nogil:
         """s[c] = bias + factor * sum of x[k] y[k] over the channels k around c, for one pixel."""
         cdef int64_t c, step = self.step
         cdef int half = self.size // 2
@@ -463,9 +465,9 @@ cdef class LRN(LocalResponse):
     cdef void pixel(self, int64_t at) noexcept nogil:
         cdef const float* x = <const float*>self.x[0].data
         cdef float* y = <float*>self.y[0].data
-        cdef int64_t i
+        cdef int64_t _i
         self.window(x, x, self.scale, at, self.bias, self.alpha / self.size)
-        for i in range(self.channels):
+        for _i in range(self.channels):
             y[at] = x[at] * powf(self.scale[at], -self.beta)
             at += self.step
 
@@ -490,15 +492,15 @@ cdef class LRNGradient(LocalResponse):
         cdef float* dx = <float*>self.y[0].data
         cdef float* s = self.scale
         cdef float* r = self.ratio
-        cdef int64_t i, c = at
+        cdef int64_t _i, c = at
         self.window(x, x, s, at, self.bias, self.alpha / self.size)
-        for i in range(self.channels):
+        for _i in range(self.channels):
             dx[c] = dy[c] * powf(s[c], -self.beta)
             s[c] = y[c] / s[c]
             c += self.step
         self.window(dy, s, r, at, 0, -2 * self.alpha * self.beta / self.size)
         c = at
-        for i in range(self.channels):
+        for _i in range(self.channels):
             dx[c] += x[c] * r[c]
             c += self.step
 
@@ -525,10 +527,11 @@ register(
     "LRN", LRN, 1, (1, 2), ins={"X": "float tensor (N, C, H, W), or (N, H, W, C)"}, args=_LRN_ARGS,
     outs={"Y": "float tensor of that shape", "Y_scale": "what X was divided by, before the exponent (optional)"},
     infer=same_as_input(), cost=flops_per_element(20), gradient=simple("LRNGradient", "I0 O0 GO0", "GI0"),
-    doc="Local response normalization: Y[c] = X[c] (bias + alpha / size sum_k X[k]^2)^-beta, over the `size` channels k "
-        "around c (Krizhevsky, Sutskever and Hinton, 2012).",
+    doc="Local response normalization: Y[c] = X[c] (bias + alpha / size sum_k X[k]^2)^-beta, over the `size` channels "
+        "k around c (Krizhevsky, Sutskever and Hinton, 2012).",
 )
 register(
-    "LRNGradient", LRNGradient, 3, 1, ins={"X": "input of LRN", "Y": "its output", "dY": "gradient of Y"}, args=_LRN_ARGS,
+    "LRNGradient", LRNGradient, 3, 1, args=_LRN_ARGS,
+    ins={"X": "input of LRN", "Y": "its output", "dY": "gradient of Y"},
     outs={"dX": "gradient of X"}, infer=like(0), cost=flops_per_element(30), doc="Gradient of LRN.",
 )

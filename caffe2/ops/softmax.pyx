@@ -7,6 +7,7 @@ from libc.stdint cimport int32_t, int64_t
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport FLOAT, INT32, canonical_axis, resize0, resize_like, size_from, size_to, tensor_t
 from caffe2._core.threads cimport num_threads
+from caffe2.ops.kernels.dispatch cimport K
 
 from caffe2._core.gradient import simple
 from caffe2._core.registry import register
@@ -17,21 +18,6 @@ cdef enum:
     DONT_CARE = -1      # label of a pixel that counts for nothing
 
 cdef float TINY = 1e-20
-
-
-cdef float softmax_row(const float* x, float* y, int64_t d) noexcept nogil:
-    """y = softmax(x); returns the logarithm of the sum that x was normalized by: log(y) = x - it."""
-    cdef float top = x[0] if d else 0, total = 0
-    cdef int64_t j
-    for j in range(1, d):
-        top = max(top, x[j])
-    for j in range(d):
-        y[j] = expf(x[j] - top)
-    for j in range(d):
-        total += y[j]
-    for j in range(d):
-        y[j] /= total
-    return top + logf(fmaxf(total, TINY))
 
 
 cdef class Rows(Operator):
@@ -59,7 +45,7 @@ cdef class Rows(Operator):
 
 cdef class Softmax(Rows):
     cdef void row(self, int64_t i, int64_t d) noexcept nogil:
-        softmax_row(<const float*>self.x[0].data + i * d, <float*>self.y[0].data + i * d, d)
+        K.softmax_rows(1, d, <const float*>self.x[0].data + i * d, <float*>self.y[0].data + i * d)
 
     cdef int run(self) except -1 nogil:
         cdef tensor_t* x = self.x[0]
@@ -138,7 +124,7 @@ cdef class SoftmaxLossRows(Rows):
         d[0] = size_from(x, axis)
         self.expect(1, FLOAT if self.label_prob else INT32)
         if size_to(t, axis) != n[0] or size_from(t, axis) != (d[0] if self.label_prob else 1):
-            return self.fail("labels must have one row for each row of logits: a class, or with label_prob all probabilities")
+            return self.fail("labels must hold a class, or with label_prob all probabilities, for each row of logits")
         if not self.label_prob:
             for i in range(n[0]):
                 if label[i] < 0 or label[i] >= d[0]:
@@ -167,14 +153,17 @@ cdef class SoftmaxWithLoss(SoftmaxLossRows):
         cdef const float* x = <const float*>self.x[0].data + i * d
         cdef float* p = <float*>self.y[0].data + i * d
         cdef const float* target
-        cdef float norm = softmax_row(x, p, d), loss = 0
-        cdef int64_t j
+        cdef float loss = 0
+        cdef int64_t j, label
+        K.softmax_rows(1, d, x, p)
         if self.label_prob:
             target = <const float*>self.x[1].data + i * d
             for j in range(d):
                 loss -= logf(fmaxf(p[j], TINY)) * target[j]
         else:
-            loss = norm - x[(<const int32_t*>self.x[1].data)[i]]
+            label = (<const int32_t*>self.x[1].data)[i]
+            # where the probability underflows, its logarithm is taken from the logits
+            loss = -logf(p[label]) if p[label] > TINY else K.vmax(d, x) - x[label]
         self.losses[i] = loss
 
     cdef int run(self) except -1 nogil:

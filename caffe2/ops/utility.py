@@ -4,6 +4,7 @@ import sys
 import time
 
 import numpy as np
+
 from caffe2._core.operator import Operator
 from caffe2._core.registry import register
 from caffe2._core.schema import TensorInfo, one_to_one, same_as_input
@@ -24,7 +25,7 @@ class Log:
         self.file = None
         if op.args.bool("to_file"):
             name = op.definition.input[0].replace("/", "_") + suffix
-            self.file = open(os.path.join(op.workspace.root_folder, name), "w")  # noqa: SIM115  closed with the operator
+            self.file = open(os.path.join(op.workspace.root_folder, name), "w")
 
     def __call__(self, line):
         print(line, file=self.file or sys.stderr, flush=True)
@@ -65,7 +66,8 @@ class Print(Operator):
 register(
     "Print", Print, 1, 0, ins={"tensor": "any tensor"},
     args={"to_file": "write to <name>.log in the root folder instead of to standard error (default 0)",
-          "limit": "how many values to print at most (default 1000)", "every_n": "print every n-th run only (default 1)"},
+          "limit": "how many values to print at most (default 1000)",
+          "every_n": "print every n-th run only (default 1)"},
     doc="Prints a tensor's name, dtype, shape and first values.",
 )
 
@@ -160,7 +162,8 @@ class Free(Operator):
 
 
 register("Free", Free, (1, None), (1, None), enforce_inplace=[(0, 0)], inplace=one_to_one,
-         ins={"X": "any blobs"}, outs={"X": "the same blobs, now empty"}, doc="Empties blobs and gives their memory back.")
+         ins={"X": "any blobs"}, outs={"X": "the same blobs, now empty"},
+         doc="Empties blobs and gives their memory back.")
 
 
 class WallClockTime(Operator):

@@ -5,15 +5,18 @@ Messages come in and go out serialized, as bytes.
 import contextlib
 import threading
 
-import caffe2.ops  # noqa: F401  registers the operators
 import numpy as np
+from google.protobuf.message import DecodeError
+
+import caffe2.ops  # noqa: F401  registers the operators
 from caffe2._core import gradient as _gradient
 from caffe2._core import inference as _inference
 from caffe2._core import registry as _registry
 from caffe2._core import workspace as _workspace
 from caffe2._core.blob import Blob
 from caffe2._core.db import DB, Cursor, Mode, Transaction, create_db, registered_dbs
-from caffe2._core.executor import bind_net, create_net as _create_net
+from caffe2._core.executor import bind_net
+from caffe2._core.executor import create_net as _create_net
 from caffe2._core.gradient import GradientWrapper
 from caffe2._core.observer import OBSERVERS as _OBSERVERS
 from caffe2._core.observer import Observer
@@ -24,15 +27,14 @@ from caffe2._core.registry import registered as registered_operators
 from caffe2._core.registry import registry_key as op_registry_key
 from caffe2._core.schema import OpSchema, TensorInfo
 from caffe2._core.tensor import Tensor
-from caffe2._core.workspace import Workspace, fetch_blob, feed_blob, view_blob
+from caffe2._core.workspace import Workspace, feed_blob, fetch_blob, view_blob, workspaces
 from caffe2._core.workspace import current_name as current_workspace
-from caffe2._core.workspace import workspaces
 from caffe2.ops.python_op import register_python_gradient_op, register_python_op
 from caffe2.proto import caffe2_pb2
-from google.protobuf.message import DecodeError
 
 __all__ = [
-    "Blob", "Cursor", "DB", "GradientWrapper", "Mode", "Observer", "OpSchema", "Operator", "Predictor", "Tensor", "TensorCPU",
+    "Blob", "Cursor", "DB", "GradientWrapper", "Mode", "Observer", "OpSchema", "Operator", "Predictor", "Tensor",
+    "TensorCPU",
     "Transaction", "Workspace", "create_db", "feed_blob", "fetch_blob", "nearby_opnames", "op_registry_key",
     "register_python_gradient_op", "register_python_op", "registered_dbs", "registered_operators", "view_blob",
     "current_workspace", "workspaces",
@@ -452,7 +454,7 @@ class Predictor:
         if not isinstance(inputs, dict):
             inputs = list(inputs)
             if len(inputs) > len(self._inputs):
-                raise RuntimeError(f"net {self._net_def.name!r} has {len(self._inputs)} inputs, but {len(inputs)} were given")
+                raise RuntimeError(f"net {self._net_def.name!r} takes {len(self._inputs)} inputs, not {len(inputs)}")
             inputs = dict(zip(self._inputs, inputs, strict=False))
         for name, value in inputs.items():
             if name not in self._net_def.external_input:
