@@ -1251,6 +1251,15 @@ class Net:
             f"{': ' if types else ''}{', '.join(types)})"
         )
 
+    def _repr_svg_(self) -> str | None:
+        """Drawing for a notebook; without pydot and Graphviz it shows the repr instead."""
+        from caffe2.python import net_drawer
+
+        try:
+            return net_drawer.GetPydotGraph(self).create_svg().decode()
+        except (ImportError, OSError):
+            return None
+
     def Proto(self) -> caffe2_pb2.NetDef:
         """The live NetDef; changes to it are changes to the net."""
         # It may be changed from now on, by whoever asked for it.

@@ -76,9 +76,9 @@ def to_float32(x: float) -> float:
 def floats(min_value: float, max_value: float, **kwargs: Any) -> Strategy:
     """Floats that float32 has, within bounds that need not be."""
     low, high = np.float32(min_value), np.float32(max_value)
-    if low < min_value:
+    if float(low) < min_value:
         low = np.nextafter(low, np.float32(np.inf))
-    if high > max_value:
+    if float(high) > max_value:
         high = np.nextafter(high, np.float32(-np.inf))
     return st.floats(float(low), float(high), width=32, **kwargs)
 

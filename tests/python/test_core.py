@@ -378,6 +378,20 @@ def test_repr():
     assert repr(net) == f'Net("{net.Name()}", 1 operator: Relu)'
 
 
+@pytest.mark.parametrize("problem, shown", [(None, "<svg/>"), (ImportError, None), (OSError, None)])
+def test_drawing_for_notebooks(monkeypatch, problem, shown):
+    from caffe2.python import net_drawer
+
+    class Graph:
+        def create_svg(self):
+            if problem:
+                raise problem
+            return b"<svg/>"
+
+    monkeypatch.setattr(net_drawer, "GetPydotGraph", lambda net: Graph())
+    assert core.Net("net")._repr_svg_() == shown
+
+
 # ---------------------------------------------------------------- nets: operators
 
 
