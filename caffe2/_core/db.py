@@ -1,6 +1,5 @@
 """Databases of keys and values, and readers that operators share."""
 import enum
-import importlib.util
 import os
 import struct
 import threading
@@ -385,7 +384,9 @@ for _cls in (MiniDB, ProtoDB, LMDB):
 
 def registered_dbs() -> list[str]:
     """Names of the kinds of databases that can be opened here."""
-    return sorted(n for n, c in _types.items() if c is not LMDB or importlib.util.find_spec("lmdb"))
+    from importlib.util import find_spec
+
+    return sorted(n for n, c in _types.items() if c is not LMDB or find_spec("lmdb"))
 
 
 def _find(db_type):
