@@ -225,6 +225,17 @@ def test_lmdb_seek(tmp_path):
     assert not cursor.valid()
 
 
+def test_lmdb_readers_share(tmp_path):
+    path = fill("lmdb", tmp_path / "db")
+    first, second = DBReader.open("lmdb", path), DBReader.open("lmdb", path)
+    assert [first.read(), first.read(), second.read()] == [RECORDS[0], RECORDS[1], RECORDS[0]]
+    first.db.close()
+    assert second.read() == RECORDS[1]
+    second.db.close()
+    fill("lmdb", path, [(b"new", b"1")], Mode.write)
+    assert len(read("lmdb", path)) == 6
+
+
 def test_lmdb_is_not_overwritten(tmp_path):
     path = fill("lmdb", tmp_path / "db")
     with pytest.raises(RuntimeError, match="exists"):
