@@ -13,6 +13,7 @@ from libc.stdint cimport INT64_MAX, int32_t, int64_t
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport DOUBLE, FLOAT, INT32, INT64, copy, resize1, resize_like, tensor_t
 from caffe2._core.threads cimport num_threads
+from caffe2.ops.kernels.dispatch cimport K
 
 from caffe2._core import gradient
 from caffe2._core.registry import register
@@ -21,38 +22,16 @@ from caffe2.ops.learning_rate import on_cpu
 
 # ---------------------------------------------------------------- sums of products
 
-cdef double dot_stretch(const float* a, const float* b, int64_t n) noexcept nogil:
-    # Partial sums that vector registers hold, added up in double now and then.
-    cdef float[16] part
-    cdef double total = 0
-    cdef int64_t i = 0, stop
-    cdef int k
-    while i < n:
-        stop = min(n, i + 1024)
-        for k in range(16):
-            part[k] = 0
-        while i + 16 <= stop:
-            for k in range(16):
-                part[k] += a[i + k] * b[i + k]
-            i += 16
-        while i < stop:
-            part[0] += a[i] * b[i]
-            i += 1
-        for k in range(16):
-            total += part[k]
-    return total
-
-
 cdef double dot(const float* a, const float* b, int64_t n) noexcept nogil:
     cdef int threads = num_threads(n)
     cdef int64_t chunk = (n + threads - 1) // threads
     cdef double total = 0
     cdef int i
     if threads == 1:
-        return dot_stretch(a, b, n)
+        return K.vdot(n, a, b)
     for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
         if i * chunk < n:
-            total += dot_stretch(a + i * chunk, b + i * chunk, min(n, (i + 1) * chunk) - i * chunk)
+            total += K.vdot(min(n, (i + 1) * chunk) - i * chunk, a + i * chunk, b + i * chunk)
     return total
 
 
@@ -144,6 +123,7 @@ offset), 1 where X is 0, kept between lr_min and lr_max.""",
 
 cdef enum:
     MAX_SLOTS = 5
+    PIECE = 4096
 
 # How large a piece of state is, beside its parameter.
 cdef enum Extent:
@@ -288,8 +268,8 @@ cdef class Update(Operator):
             self.rate = (<float*>self.x[self.lr].data)[0]
         return 0
 
-    cdef void stretch(self, int64_t start, int64_t count, int64_t g_start, int64_t n,
-                      int64_t row) noexcept nogil:
+    cdef void stretch(self, int64_t start, int64_t g_start, int64_t n, int64_t row) noexcept nogil:
+        """Update n values, from row or value `start` on."""
         cdef floats_t[MAX_SLOTS] s
         cdef int k
         for k in range(MAX_SLOTS):
@@ -298,6 +278,12 @@ cdef class Update(Operator):
             s[k] = <float*>(<char*>self.y[self.target[k]].data + start * self.stride[k])
         self.update(s, self.g + g_start, n, row)
 
+    cdef void values(self, int64_t start, int64_t stop) noexcept nogil:
+        # In pieces that stay in the cache while a rule passes over them more than once.
+        while start < stop:
+            self.stretch(start, start, min(<int64_t>PIECE, stop - start), -1)
+            start += PIECE
+
     cdef void rows_of(self, int thread, int threads) noexcept nogil:
         # A row belongs to one thread, so that rows which occur twice are updated in order.
         cdef tensor_t* ids = self.x[self.indices]
@@ -305,7 +291,7 @@ cdef class Update(Operator):
         for i in range(ids.size):
             j = index_at(ids, i)
             if threads == 1 or j % threads == thread:
-                self.stretch(j, 1, i * block, block, j)
+                self.stretch(j, i * block, block, j)
 
     cdef int run(self) except -1 nogil:
         cdef int64_t n, chunk
@@ -322,12 +308,12 @@ cdef class Update(Operator):
                 self.rows_of(i, threads)
             return 0
         if threads == 1:
-            self.stretch(0, n, 0, n, -1)
+            self.values(0, n)
             return 0
         chunk = ((n + threads - 1) // threads + 15) & ~<int64_t>15
         for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
             if i * chunk < n:
-                self.stretch(i * chunk, n, i * chunk, min(n, (i + 1) * chunk) - i * chunk, -1)
+                self.values(i * chunk, min(n, (i + 1) * chunk))
         return 0
 
     cdef double argument(self, str name, double default) except? -1:
@@ -416,20 +402,9 @@ cdef class Momentum(Update):
         self.decay = self.argument("weight_decay", 0) if self.type == "FP32MomentumSGDUpdate" else 0
 
     cdef void update(self, float** s, float* g, int64_t n, int64_t row) noexcept nogil:
-        cdef float* m = s[0]
-        cdef float* w = s[1]
-        cdef float lr = self.rate, mu = self.momentum, decay = self.decay, before
-        cdef bint nesterov = self.nesterov
-        cdef int64_t i
-        if decay:
-            for i in range(n):
-                g[i] += decay * w[i]
-        for i in range(n):
-            before = mu * m[i]
-            m[i] = before + lr * g[i]
-            g[i] = (1 + mu) * m[i] - before if nesterov else m[i]
-            if w != NULL:
-                w[i] -= g[i]
+        if self.decay:
+            K.vaxpy(n, self.decay, s[1], g)
+        K.momentum(n, self.rate, self.momentum, self.nesterov, g, s[0], g, s[0], s[1])
 
 
 _MOMENTUM_ARGS = {"momentum": "share of the last step that is taken again (default 0)",
@@ -468,6 +443,9 @@ cdef class Adagrad(Update):
         cdef float lr = self.rate, epsilon = self.epsilon, decay = self.decay
         cdef float wd = self.weight_decay, x, rate
         cdef int64_t i
+        if wd == 0 and rates == NULL:
+            K.adagrad(n, lr, decay, epsilon, w, g, h, w, h)
+            return
         for i in range(n):
             x = g[i] + wd * w[i]
             h[i] = decay * h[i] + x * x
@@ -645,6 +623,9 @@ cdef class Adam(Update):
         cdef float c = self.correction, step
         cdef bint emit = self.emit, divide = self.divide
         cdef int64_t i
+        if divide and not emit:
+            K.adam(n, lr * c, b1, b2, epsilon, w, g, m, v, w, m, v)
+            return
         for i in range(n):
             m[i] = m[i] * b1 + g[i] * (1 - b1)
             v[i] = v[i] * b2 + g[i] * g[i] * (1 - b2)
@@ -729,14 +710,8 @@ cdef class RmsProp(Update):
         self.epsilon = self.argument("epsilon", 1e-5)
 
     cdef void update(self, float** s, float* g, int64_t n, int64_t row) noexcept nogil:
-        cdef float* h = s[0]
-        cdef float* m = s[1]
-        cdef float lr = self.rate, decay = self.decay, mu = self.momentum, epsilon = self.epsilon
-        cdef int64_t i
-        for i in range(n):
-            h[i] += (1 - decay) * (g[i] * g[i] - h[i])
-            m[i] = mu * m[i] + lr * g[i] / sqrtf(epsilon + h[i])
-            g[i] = m[i]
+        K.rmsprop(n, self.rate, self.decay, self.momentum, self.epsilon, g, s[0], s[1],
+                  g, s[0], s[1])
 
 
 update_rule("RmsProp", RmsProp, "grad mean_squares moment lr", "grad mean_squares moment",
@@ -795,8 +770,7 @@ cdef class Ftrl(FtrlBase):
 
 cdef class GFtrl(FtrlBase):
     # A column, the weights of one input feature, is a group: all of it says whether it stays.
-    cdef void stretch(self, int64_t start, int64_t count, int64_t g_start, int64_t n,
-                      int64_t row) noexcept nogil:
+    cdef void values(self, int64_t start, int64_t stop) noexcept nogil:
         pass
 
     cdef int prepare(self) except -1 nogil:

@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport FLOAT, resize1, resize_like, tensor_t
 from caffe2._core.threads cimport num_threads
+from caffe2.ops.kernels.dispatch cimport K
 from caffe2.ops.sgd cimport check_indices, dot, index_at
 
 from caffe2._core.registry import register
@@ -20,27 +21,6 @@ cdef inline float* floats(tensor_t* t) noexcept nogil:
     return <float*>t.data
 
 
-cdef void scale(float* y, const float* x, float a, int64_t n) noexcept nogil:
-    cdef int64_t i
-    if y == x:
-        if a != 1:
-            for i in range(n):
-                y[i] *= a
-    else:
-        for i in range(n):
-            y[i] = a * x[i]
-
-
-cdef void add(float* y, const float* x, float a, int64_t n) noexcept nogil:
-    cdef int64_t i
-    if y == x:
-        for i in range(n):
-            y[i] += a * y[i]
-    else:
-        for i in range(n):
-            y[i] += a * x[i]
-
-
 cdef class WeightedSum(Operator):
     def setup(self):
         if self.num_inputs % 2 or not self.num_inputs:
@@ -50,9 +30,13 @@ cdef class WeightedSum(Operator):
     cdef void stretch(self, int64_t start, int64_t n) noexcept nogil:
         cdef int i
         cdef float* y = floats(self.y[0]) + start
-        scale(y, floats(self.x[0]) + start, weight(self, 1), n)
-        for i in range(2, self.num_inputs, 2):
-            add(y, floats(self.x[i]) + start, weight(self, i + 1), n)
+        cdef float* x = floats(self.x[0]) + start
+        if self.num_inputs == 2:
+            K.vscale(n, weight(self, 1), x, y)
+            return
+        K.vaxpby(n, weight(self, 1), x, weight(self, 3), floats(self.x[2]) + start, y)
+        for i in range(4, self.num_inputs, 2):
+            K.vaxpy(n, weight(self, i + 1), floats(self.x[i]) + start, y)
 
     cdef int run(self) except -1 nogil:
         cdef int64_t n = self.x[0].size, chunk
@@ -120,14 +104,13 @@ cdef class WeightedSumGradient(Operator):
         for k in range(pairs):
             resize_like(self.y[k], self.x[0], FLOAT)
             if threads == 1:
-                scale(floats(self.y[k]), floats(self.x[0]), weight(self, 2 * k + 2), n)
+                K.vscale(n, weight(self, 2 * k + 2), floats(self.x[0]), floats(self.y[k]))
             else:
                 for i in prange(threads, num_threads=threads, schedule="static", chunksize=1):
                     start = i * chunk
                     if start < n:
-                        scale(floats(self.y[k]) + start, floats(self.x[0]) + start,
-                              weight(self, 2 * k + 2),
-                              min(n, start + chunk) - start)
+                        K.vscale(min(n, start + chunk) - start, weight(self, 2 * k + 2),
+                                 floats(self.x[0]) + start, floats(self.y[k]) + start)
             if self.grad_on_w:
                 total = <float>dot(floats(self.x[0]), floats(self.x[2 * k + 1]), n)
                 resize1(self.y[pairs + k], 1, FLOAT)
@@ -171,13 +154,13 @@ cdef class ScatterWeightedSum(Operator):
             for i in range(ids.size):
                 j = index_at(ids, i)
                 if threads == 1 or j % threads == thread:
-                    scale(y + j * block, y + j * block, first, block)
+                    K.vscale(block, first, y + j * block, y + j * block)
         for k in range(3, self.num_inputs, 2):
             rows, w = floats(self.x[k]), weight(self, k + 1)
             for i in range(ids.size):
                 j = index_at(ids, i)
                 if threads == 1 or j % threads == thread:
-                    add(y + j * block, rows + i * block, w, block)
+                    K.vaxpy(block, w, rows + i * block, y + j * block)
 
     cdef int run(self) except -1 nogil:
         cdef int64_t n, block
