@@ -31,7 +31,7 @@ cdef class RowPairs(Operator):
         if not self.ragged:
             self.expect_same_shape(1, 0)
         elif x.ndim != y.ndim or (x.ndim and x.shape[0] != y.shape[0]):
-            return self.fail("X and Y must have the same number of dimensions and the same first one")
+            return self.fail("X and Y must have equally many dimensions and the same first one")
         self.n = x.shape[0] if x.ndim else 1
         if self.empty_is_none and x.size == 0:
             self.n = 0
@@ -67,7 +67,8 @@ cdef class RowFunction(RowPairs):
 cdef class RowGradient(RowPairs):
     """(dX[i], dY[i]) from X[i], Y[i] and dZ[i]."""
 
-    cdef void df(self, const float* x, const float* y, float g, float* dx, float* dy) noexcept nogil:
+    cdef void df(self, const float* x, const float* y, float g, float* dx,
+                 float* dy) noexcept nogil:
         pass
 
     cdef void set(self, int64_t i) noexcept nogil:
@@ -98,7 +99,8 @@ def distance(name, forward, backward, formula, gradient, args=None, same="same s
         name, forward, 2, 1, ins={"X": "float tensor", "Y": f"float tensor, {same}"},
         outs={"Z": "one value for each row"}, args=args, gradient=gradient, cost=flops_per_element(3),
         infer=lambda a, inputs: [TensorInfo(inputs[0].shape and inputs[0].shape[:1], inputs[0].dtype)],
-        doc=f"{formula} for each pair of rows x, y of X and Y; a row is everything after the first dimension.",
+        doc=f"{formula} for each pair of rows x, y of X and Y; a row is everything after the first "
+            "dimension.",
     )
     register(name + "Gradient", backward, 3, 2, infer=like(0, 1), cost=flops_per_element(4),
              doc=f"Gradient of {name}: from X, Y and dZ to dX and dY.")
@@ -114,7 +116,8 @@ cdef class SquaredL2Distance(RowFunction):
 
 
 cdef class SquaredL2DistanceGradient(RowGradient):
-    cdef void df(self, const float* x, const float* y, float g, float* dx, float* dy) noexcept nogil:
+    cdef void df(self, const float* x, const float* y, float g, float* dx,
+                 float* dy) noexcept nogil:
         cdef int64_t j
         for j in range(self.dx):
             dx[j] = g * (x[j] - y[j])
@@ -131,7 +134,8 @@ cdef class L1Distance(RowFunction):
 
 
 cdef class L1DistanceGradient(RowGradient):
-    cdef void df(self, const float* x, const float* y, float g, float* dx, float* dy) noexcept nogil:
+    cdef void df(self, const float* x, const float* y, float g, float* dx,
+                 float* dy) noexcept nogil:
         cdef int64_t j
         cdef float d
         for j in range(self.dx):
@@ -152,20 +156,24 @@ cdef class DotProductGradient(RowGradient):
     def setup(self):
         self.empty_is_none = True
 
-    cdef void df(self, const float* x, const float* y, float g, float* dx, float* dy) noexcept nogil:
+    cdef void df(self, const float* x, const float* y, float g, float* dx,
+                 float* dy) noexcept nogil:
         K.vscale(self.dx, g, y, dx)
         K.vscale(self.dx, g, x, dy)
 
 
 cdef class CosineSimilarity(RowFunction):
     cdef float f(self, const float* x, const float* y) noexcept nogil:
-        cdef float xx = max(<float>K.vsumsq(self.dx, x), TINY), yy = max(<float>K.vsumsq(self.dx, y), TINY)
+        cdef float xx = max(<float>K.vsumsq(self.dx, x), TINY)
+        cdef float yy = max(<float>K.vsumsq(self.dx, y), TINY)
         return <float>K.vdot(self.dx, x, y) / sqrtf(xx * yy)
 
 
 cdef class CosineSimilarityGradient(RowGradient):
-    cdef void df(self, const float* x, const float* y, float g, float* dx, float* dy) noexcept nogil:
-        cdef float xx = max(<float>K.vsumsq(self.dx, x), TINY), yy = max(<float>K.vsumsq(self.dx, y), TINY)
+    cdef void df(self, const float* x, const float* y, float g, float* dx,
+                 float* dy) noexcept nogil:
+        cdef float xx = max(<float>K.vsumsq(self.dx, x), TINY)
+        cdef float yy = max(<float>K.vsumsq(self.dx, y), TINY)
         cdef float scale = g / (sqrtf(xx) * sqrtf(yy)), xy = <float>K.vdot(self.dx, x, y)
         K.vaxpby(self.dx, scale, y, -scale * xy / xx, x, dx)
         K.vaxpby(self.dx, scale, x, -scale * xy / yy, y, dy)
@@ -209,10 +217,11 @@ cdef class DotProductWithPaddingGradient(RowGradient):
         RowGradient.sizes(self)
         cdef int64_t shorter = min(self.dx, self.dy)
         if self.replicate and shorter and max(self.dx, self.dy) % shorter:
-            return self.fail("with replicate=1 the longer rows must be a multiple of the shorter ones")
+            return self.fail("with replicate=1 the longer row must be a multiple of the shorter")
         return 0
 
-    cdef void df(self, const float* x, const float* y, float g, float* dx, float* dy) noexcept nogil:
+    cdef void df(self, const float* x, const float* y, float g, float* dx,
+                 float* dy) noexcept nogil:
         cdef int64_t shorter = min(self.dx, self.dy), longer = max(self.dx, self.dy), j
         cdef bint x_longer = self.dx > self.dy
         cdef const float* rest = x if x_longer else y
@@ -249,7 +258,8 @@ distance("DotProduct", DotProduct, DotProductGradient, "Dot product", _simple("D
 distance("CosineSimilarity", CosineSimilarity, CosineSimilarityGradient, "x y / (||x|| ||y||)",
          _simple("CosineSimilarity"))
 distance("DotProductWithPadding", DotProductWithPadding, DotProductWithPaddingGradient,
-         "Dot product, the shorter row filled up with `pad_value` or repeated,", _gradient_with_padding,
+         "Dot product, the shorter row filled up with `pad_value` or repeated,",
+         _gradient_with_padding,
          args={"pad_value": "what the shorter row is filled up with (default 0)",
                "replicate": "1: the shorter row is repeated instead (default 0)"},
          same="rows may differ in length from those of X")

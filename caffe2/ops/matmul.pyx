@@ -3,7 +3,8 @@ from libc.stdint cimport int64_t
 
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport (
-    FLOAT, MAX_DIMS, canonical_axis, resize, resize1, resize2, resize_like, size_from, size_to, tensor_t,
+    FLOAT, MAX_DIMS, canonical_axis, resize, resize1, resize2, resize_like, size_from, size_to,
+    tensor_t,
 )
 from caffe2._core.threads cimport num_threads
 from caffe2.ops.kernels.dispatch cimport K, epilogue_t
@@ -36,15 +37,19 @@ def _product(shape):
     return n
 
 
+def _bytes(infos):
+    return sum(4 * t.size for t in infos if t.shape is not None)
+
+
 def _flops(m, n, k, infos):
-    sizes = [0 if t.shape is None else 4 * t.size for t in infos]
-    return dict(flops=2 * m * n * k, bytes_read=sum(sizes), bytes_written=4 * m * n, params_bytes=0)
+    return dict(flops=2 * m * n * k, bytes_read=_bytes(infos), bytes_written=4 * m * n,
+                params_bytes=0)
 
 
 # ---------------------------------------------------------------- fully connected
 
 cdef class Linear(Operator):
-    """Base: X as a matrix (m, k), split before `axis`; W as one of (n, k), or (k, n) where it is `transposed`."""
+    """Base: X as a matrix (m, k), split before `axis`; W as (n, k), or (k, n) if `transposed`."""
 
     cdef int axis, axis_w
     cdef bint transposed
@@ -66,8 +71,9 @@ cdef class Linear(Operator):
         self.k = size_from(x, axis)
         self.n = size_from(w, axis_w) if self.transposed else size_to(w, axis_w)
         if (size_to(w, axis_w) if self.transposed else size_from(w, axis_w)) != self.k:
-            return self.fail("the rows of X and of W must have the same length" if not self.transposed else
-                             "the rows of X and the columns of W must have the same length")
+            if self.transposed:
+                return self.fail("the rows of X must be as long as the columns of W")
+            return self.fail("the rows of X and of W must have the same length")
         return axis
 
 
@@ -106,17 +112,17 @@ cdef class FCGradient(Linear):
         self.expect_size(2, m * n)
         resize_like(self.y[0], w, FLOAT)
         resize1(self.y[1], n, FLOAT)
+        cdef float* dw = <float*>self.y[0].data
         if self.transposed:
-            failed = K.sgemm(1, 0, k, n, m, 1, floats(x), k, floats(dy), n, 0, <float*>self.y[0].data, n, NULL,
-                             threads)
+            failed = K.sgemm(1, 0, k, n, m, 1, floats(x), k, floats(dy), n, 0, dw, n, NULL, threads)
         else:
-            failed = K.sgemm(1, 0, n, k, m, 1, floats(dy), n, floats(x), k, 0, <float*>self.y[0].data, k, NULL,
-                             threads)
+            failed = K.sgemm(1, 0, n, k, m, 1, floats(dy), n, floats(x), k, 0, dw, k, NULL, threads)
         K.column_sums(m, n, floats(dy), n, <float*>self.y[1].data)
         if self.num_outputs == 3:
             resize_like(self.y[2], x, FLOAT)
-            failed |= K.sgemm(0, self.transposed, m, k, n, 1, floats(dy), n, floats(w), n if self.transposed else k, 0,
-                              <float*>self.y[2].data, k, NULL, threads)
+            failed |= K.sgemm(0, self.transposed, m, k, n, 1, floats(dy), n, floats(w),
+                              n if self.transposed else k, 0, <float*>self.y[2].data, k, NULL,
+                              threads)
         return self.fail("not enough memory") if failed else 0
 
 
@@ -133,35 +139,35 @@ cdef class FCTransposedGradient(FCGradient):
 
 
 def _matrices(args, inputs, transposed):
-    """(axis, m, n, k) of X and W, with -1 for what is not known."""
+    """(axis of X, n), with -1 for what is not known."""
     x, w = inputs[0].shape, inputs[1].shape
-    axis, axis_w = args.int("axis", 1) % len(x), args.int("axis_w", 1) % len(w)
-    n = _product(w[axis_w:] if transposed else w[:axis_w])
-    return axis, _product(x[:axis]), n, _product(x[axis:])
+    axis_w = args.int("axis_w", 1) % len(w)
+    return args.int("axis", 1) % len(x), _product(w[axis_w:] if transposed else w[:axis_w])
 
 
 def _linear(name, forward, backward, transposed):
     def infer(args, inputs):
         if inputs[0].shape is None or inputs[1].shape is None:
             return []
-        axis, m, n, k = _matrices(args, inputs, transposed)
+        axis, n = _matrices(args, inputs, transposed)
         return [TensorInfo((*inputs[0].shape[:axis], n), inputs[0].dtype)]
 
     def infer_gradient(args, inputs):
         if inputs[0].shape is None or inputs[1].shape is None:
             return []
-        n = _matrices(args, inputs, transposed)[2]
+        n = _matrices(args, inputs, transposed)[1]
         return [inputs[1], TensorInfo((n,), inputs[1].dtype), inputs[0]]
 
     def cost(factor):
         def cost_of(args, inputs, outputs):
             if inputs[0].shape is None or inputs[1].shape is None:
                 return None
-            axis, m, n, k = _matrices(args, inputs, transposed)
-            flops = factor(m * n * k, m * n)
-            written = sum(4 * t.size for t in outputs if t.shape is not None)
-            read = sum(4 * t.size for t in inputs if t.shape is not None)
-            return dict(flops=flops, bytes_read=read, bytes_written=written, params_bytes=4 * (n * k + n))
+            axis, n = _matrices(args, inputs, transposed)
+            m, k = _product(inputs[0].shape[:axis]), _product(inputs[0].shape[axis:])
+            return dict(
+                flops=factor(m * n * k, m * n), bytes_read=_bytes(inputs),
+                bytes_written=_bytes(outputs), params_bytes=4 * (n * k + n),
+            )
         return cost_of
 
     def gradient(g):
@@ -179,8 +185,8 @@ def _linear(name, forward, backward, transposed):
         outs=None if transposed else {"Y": "dimensions of X before `axis`, and n"},
         args=None if transposed else args, infer=infer,
         cost=cost(lambda mnk, mn: 2 * mnk + mn), gradient=gradient,
-        doc=f"Fully connected layer: Y = X {'W' if transposed else 'W^T'} + b, with X of shape (m, k) and W of shape "
-            f"{shape}.",
+        doc=f"Fully connected layer: Y = X {'W' if transposed else 'W^T'} + b, with X of shape "
+            f"(m, k) and W of shape {shape}.",
     )
     register(
         name + "Gradient", backward, 3, (2, 3), infer=infer_gradient,
@@ -229,8 +235,8 @@ cdef class MatMul(Operator):
             resize_like(y, self.x[2], FLOAT)
         else:
             resize2(y, m, n, FLOAT)
-        if K.sgemm(self.trans_a, self.trans_b, m, n, k, 1, floats(a), lda, floats(b), ldb, 0, <float*>y.data, n, NULL,
-                   num_threads(work(m, n, k))):
+        if K.sgemm(self.trans_a, self.trans_b, m, n, k, 1, floats(a), lda, floats(b), ldb, 0,
+                   <float*>y.data, n, NULL, num_threads(work(m, n, k))):
             return self.fail("not enough memory")
         return 0
 
@@ -285,8 +291,8 @@ def _gradient_matmul(g):
                 given["trans_" + side] = 1
             if which in axes:
                 given["axis_" + side] = axes[which]
-        ops.append(g.op("MatMul", [blobs[which] for which, _ in factors] + [g.I(i)], [g.GI(i)], copy_args=False,
-                        **given))
+        inputs = [blobs[which] for which, _ in factors] + [g.I(i)]
+        ops.append(g.op("MatMul", inputs, [g.GI(i)], copy_args=False, **given))
     return ops
 
 
@@ -325,7 +331,8 @@ cdef class BatchMatMul(Operator):
         self.expect(0, FLOAT)
         self.expect(1, FLOAT)
         if not self.broadcast and (na != nb or na < 2):
-            return self.fail("A and B must have the same number of dimensions, at least 2, unless broadcast=1")
+            return self.fail("A and B must have the same number of dimensions, at least 2, "
+                             "unless broadcast=1")
         if na == 0 or nb == 0:
             return self.fail("A and B must have at least one dimension")
         # Vectors: A is a row, B a column, and their 1 does not appear in the output.
@@ -419,7 +426,8 @@ def _gradient_batch(g):
         given = {"trans_" + side: 1 for side, (_, trans) in zip("ab", factors) if trans}
         if "use_scratch" in g.args:
             given["use_scratch"] = 1
-        ops.append(g.op("BatchMatMul", [blobs[which] for which, _ in factors], [g.GI(i)], copy_args=False, **given))
+        inputs = [blobs[which] for which, _ in factors]
+        ops.append(g.op("BatchMatMul", inputs, [g.GI(i)], copy_args=False, **given))
     return ops
 
 
@@ -429,10 +437,10 @@ register(
     args={
         "trans_a": "1: use the transposes of the matrices of A (default 0)",
         "trans_b": "1: use the transposes of the matrices of B (default 0)",
-        "broadcast": "1: dimensions of one are repeated for the other and vectors are allowed, as in numpy.matmul "
-                     "(default 0)",
+        "broadcast": "1: dimensions of one are repeated for the other and vectors are allowed, "
+                     "as in numpy.matmul (default 0)",
     },
     infer=_infer_batch, cost=_cost_batch, gradient=_gradient_batch,
-    doc="Matrix products Y[i] = A[i] B[i] over all leading dimensions, which A and B share; two vectors give a tensor "
-        "of one element.",
+    doc="Matrix products Y[i] = A[i] B[i] over all leading dimensions, which A and B share; two "
+        "vectors give a tensor of one element.",
 )

@@ -65,10 +65,14 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
                            double alpha, const double* a, long lda, long stride_a,
                            const double* b, long ldb, long stride_b, double beta, double* c,
                            long ldc, long stride_c, int nth) noexcept nogil
-        void (*sim2col)(const image_t* image, const float* x, float* columns, int nth) noexcept nogil
-        void (*dim2col)(const image_t* image, const double* x, double* columns, int nth) noexcept nogil
-        void (*scol2im)(const image_t* image, const float* columns, float* x, int nth) noexcept nogil
-        void (*dcol2im)(const image_t* image, const double* columns, double* x, int nth) noexcept nogil
+        void (*sim2col)(const image_t* image, const float* x, float* columns,
+                        int nth) noexcept nogil
+        void (*dim2col)(const image_t* image, const double* x, double* columns,
+                        int nth) noexcept nogil
+        void (*scol2im)(const image_t* image, const float* columns, float* x,
+                        int nth) noexcept nogil
+        void (*dcol2im)(const image_t* image, const double* columns, double* x,
+                        int nth) noexcept nogil
         void (*vexp)(long n, const float* x, float* y) noexcept nogil
         void (*vlog)(long n, const float* x, float* y) noexcept nogil
         void (*vtanh)(long n, const float* x, float* y) noexcept nogil

@@ -7,7 +7,7 @@ enum { SLOT_A, SLOT_B };
 #define KC 256
 #define A_BYTES (32l << 20)
 #define NC (1024 / (int)sizeof(REAL))
-#define SMALL_WORK 65536.0   /* multiplications below which packing does not pay */
+#define SMALL_WORK 2000000.0   /* multiplications below which packing does not pay */
 #define THREAD_WORK 150000.0 /* multiplications that pay for one more thread */
 
 /* The K block for a K: at most KC, blocks as even as possible. */
@@ -83,6 +83,9 @@ static int windows_are_pixels(const image_t* g) {
 #define FN(x) CAT(CAT(s, x), ISA)
 #define V_MASK f32_mask
 #define V_FIRST f32_first
+#if VECTOR_BYTES >= 32
+#define V_RANGE f32_range
+#endif
 #define V_LOAD f32_load
 #define V_STORE f32_store
 #define V_INDEX i32
@@ -93,6 +96,7 @@ static int windows_are_pixels(const image_t* g) {
 #undef FN
 #undef V_MASK
 #undef V_FIRST
+#undef V_RANGE
 #undef V_LOAD
 #undef V_STORE
 #undef V_INDEX
@@ -103,6 +107,9 @@ static int windows_are_pixels(const image_t* g) {
 #define FN(x) CAT(CAT(d, x), ISA)
 #define V_MASK f64_mask
 #define V_FIRST f64_first
+#if VECTOR_BYTES >= 32
+#define V_RANGE f64_range
+#endif
 #define V_LOAD f64_load
 #define V_STORE f64_store
 #define V_INDEX i64

@@ -176,65 +176,7 @@ static FN(source_t) FN(source)(const operand_t* o, int which) {
     return s;
 }
 
-/* n values of an image's row `r`, from column i on, both as cursors. */
-static void FN(window)(const image_t* g, const REAL* x, const cursor_t* row, const cursor_t* first,
-                       long n, REAL* d) {
-    if (g->nhwc) { /* row: pixel; columns: kd, kh, kw, channel */
-        cursor_t tap = *first;
-        const REAL* base = x + row->image * g->batch_stride;
-        while (n > 0) {
-            const long len = MIN(n, g->channels - tap.channel);
-            long at = 0;
-            int inside = 1;
-            for (int i = 0; i < 3; i++) {
-                const int p = row->at[i] * g->stride[i] - g->pad[i] + tap.at[i] * g->dilation[i];
-                inside &= (unsigned)p < (unsigned)g->size[i];
-                at = at * g->size[i] + p;
-            }
-            if (inside) FN(copy)(base + at * g->step + tap.channel, len, d);
-            else FN(zero)(len, d);
-            n -= len;
-            d += len;
-            tap.channel = 0;
-            advance(tap.at, g->kernel);
-        }
-        return;
-    }
-    /* row: channel, kd, kh, kw; columns: image, od, oh, ow */
-    cursor_t pixel = *first;
-    const int s = g->stride[2];
-    const REAL* plane = x + row->channel * g->step;
-    while (n > 0) {
-        const long len = MIN(n, g->out[2] - pixel.at[2]);
-        const int z = pixel.at[0] * g->stride[0] - g->pad[0] + row->at[0] * g->dilation[0];
-        const int y = pixel.at[1] * g->stride[1] - g->pad[1] + row->at[1] * g->dilation[1];
-        if ((unsigned)z < (unsigned)g->size[0] && (unsigned)y < (unsigned)g->size[1]) {
-            const REAL* line = plane + pixel.image * g->batch_stride +
-                               ((long)z * g->size[1] + y) * g->size[2];
-            const long left = (long)pixel.at[2] * s - g->pad[2] + (long)row->at[2] * g->dilation[2];
-            long lo = left < 0 ? MIN(len, (-left + s - 1) / s) : 0;
-            long hi = left + (len - 1) * s < g->size[2] ? len
-                      : left >= g->size[2]              ? 0
-                                                        : (g->size[2] - 1 - left) / s + 1;
-            hi = MAX(hi, lo);
-            if (lo) FN(zero)(lo, d);
-            if (s == 1) FN(copy)(line + left + lo, hi - lo, d + lo);
-            else
-                for (long t = lo; t < hi; t++) d[t] = line[left + t * s];
-            if (hi < len) FN(zero)(len - hi, d + hi);
-        } else FN(zero)(len, d);
-        n -= len;
-        d += len;
-        pixel.at[2] = 0;
-        if (++pixel.at[1] == g->out[1]) {
-            pixel.at[1] = 0;
-            if (++pixel.at[0] == g->out[0]) {
-                pixel.at[0] = 0;
-                pixel.image++;
-            }
-        }
-    }
-}
+#include "image_template.h"
 
 /* Turns LANES vectors around: lane j of vector i becomes lane i of vector j. */
 INLINE void FN(transpose)(V* v) {
@@ -292,23 +234,16 @@ static void FN(pack_panel)(const FN(source_t) * s, long j0, long n, long width, 
     const image_t* g = s->image;
     if (!s->along) {
         const long padded = MIN((n + LANES - 1) / LANES * LANES, width);
-        cursor_t row, first;
-        if (g) {
-            row = row_of(g, k0);
-            first = column_of(g, j0);
-        }
+#ifdef V_RANGE
+        if (g && width == NR && FN(pack_pixels)(g, s->x, j0, n, k0, kc, d)) return;
+#endif
+        if (g) FN(lines)(g, s->x, k0, kc, j0, n, d, width);
         const REAL* x = s->x + k0 * s->ld + j0;
-        for (long k = 0; k < kc; k++, d += width) {
-            if (g) {
-                FN(window)(g, s->x, &row, &first, n, d);
-                next_row(g, &row);
-            } else {
-                if (n == NR) {
-                    *(V*)d = *(const V_ANY*)x;
-                    *(V*)(d + LANES) = *(const V_ANY*)(x + LANES);
-                } else FN(copy)(x, n, d);
-                x += s->ld;
-            }
+        for (long k = 0; k < kc; k++, d += width, x += s->ld) {
+            if (!g && n == NR) {
+                *(V*)d = *(const V_ANY*)x;
+                *(V*)(d + LANES) = *(const V_ANY*)(x + LANES);
+            } else if (!g) FN(copy)(x, n, d);
             if (n < padded) FN(zero)(padded - n, d + n);
         }
         return;
@@ -317,11 +252,7 @@ static void FN(pack_panel)(const FN(source_t) * s, long j0, long n, long width, 
     for (long j = 0; j < n; j += LANES) {
         const long rows = MIN(n - j, LANES), ld = g ? KC : s->ld;
         const REAL* x = g ? windows : s->x + (j0 + j) * ld + k0;
-        if (g) {
-            cursor_t row = row_of(g, j0 + j), first = column_of(g, k0);
-            for (long i = 0; i < rows; i++, next_row(g, &row))
-                FN(window)(g, s->x, &row, &first, kc, windows + i * KC);
-        }
+        if (g) FN(lines)(g, s->x, j0 + j, rows, k0, kc, windows, KC);
         const V_MASK store = V_FIRST(MIN(width - j, LANES));
         for (long k = 0; k < kc; k += LANES) {
             const long columns = MIN(kc - k, LANES);
@@ -481,27 +412,33 @@ static int FN(packed)(FN(product_t) * p, int nth) {
 
 /* ---- without packing ----------------------------------------------------------------------- */
 
-/* Columns j0..j1 of C from A of any strides and B with contiguous rows. */
-static void FN(direct)(const FN(product_t) * p, long j0, long j1) {
-    const long m = p->rows.n, k = p->k;
+/* Rows i0..i1, columns j0..j1 of C from A of any strides; B is read where it is if its rows are
+ * contiguous, else copied, one panel at a time. */
+static void FN(direct)(const FN(product_t) * p, long i0, long i1, long j0, long j1) {
+    const long k = p->k, m = i1 - i0, blocks = (m + DIRECT_MR - 1) / DIRECT_MR;
     const long ars = p->a.along ? p->a.ld : 1, aks = p->a.along ? 1 : p->a.ld;
-    const long blocks = (m + DIRECT_MR - 1) / DIRECT_MR;
-    const long wide = m <= 2 ? 4 : 2;
-    /* Far apart rows of B: a few at a time, so that they are read along. */
-    const long step = p->b.ld * (long)sizeof(REAL) > 4096 ? 64 : MAX(k, 1);
+    const int copied = p->b.along || p->b.image;
+    /* A block of K at a time: one panel of B serves many rows; rows of B that lie far apart are
+     * read along. */
+    const long step = copied || m > DIRECT_MR                ? KC
+                      : p->b.ld * (long)sizeof(REAL) > 4096 ? 64
+                                                            : MAX(k, 1);
+    const long bks = copied ? NR : p->b.ld;
+    REAL panel[KC * NR] __attribute__((aligned(64)));
     long k0 = 0;
     do {
         const long kc = MIN(step, k - k0);
         const FN(finish_t) f = FN(finish_of)(p, k0 == 0, k0 + kc == k);
         for (long j = j0; j < j1;) {
-            const long v = j1 - j > 2 * LANES && wide == 4 && j1 - j > 3 * LANES ? 4 : 2;
-            const long n = MIN(j1 - j, v * LANES);
-            const REAL* b = p->b.x + k0 * p->b.ld + j;
+            const int wide = m <= 2 && !copied && j1 - j > 3 * LANES;
+            const long n = MIN(j1 - j, (wide ? 4 : 2) * LANES);
+            const REAL* b = copied ? panel : p->b.x + k0 * p->b.ld + j;
+            if (copied) FN(pack_panel)(&p->b, j, n, NR, k0, kc, panel);
             for (long i = 0; i < blocks; i++) {
-                const long row = m * i / blocks, r = m * (i + 1) / blocks - row;
+                const long row = i0 + m * i / blocks, r = i0 + m * (i + 1) / blocks - row;
                 const FN(direct_t) tile =
-                    v == 4 ? FN(direct_wide)[r - 1] : FN(direct_tiles)[r - 1][n > LANES];
-                tile(kc, p->a.x + row * ars + k0 * aks, ars, aks, b, p->b.ld, row, j, n, &f);
+                    wide ? FN(direct_wide)[r - 1] : FN(direct_tiles)[r - 1][n > LANES];
+                tile(kc, p->a.x + row * ars + k0 * aks, ars, aks, b, bks, row, j, n, &f);
             }
             j += n;
         }
@@ -534,15 +471,14 @@ INLINE void FN(dot_tile)(const int rows, long k, const REAL* a, long lda, long m
         for (int j = 0; j < 4; j++) sums[i * NR + j] = flat[i * 4 + j];
 }
 
-/* Columns j0..j1 of C where the rows of A and the columns of B are contiguous. */
-static void FN(dots)(const FN(product_t) * p, long j0, long j1) {
+/* The same where the rows of A and the columns of B are contiguous, and few of one of them. */
+static void FN(dots)(const FN(product_t) * p, long i0, long i1, long j0, long j1) {
     const FN(finish_t) f = FN(finish_of)(p, 1, 1);
-    const long m = p->rows.n;
     REAL sums[DOT_ROWS * (NR + 4)] __attribute__((aligned(64)));
     for (long col = j0; col < j1; col += NR) {
         const long n = MIN(NR, j1 - col);
-        for (long row = 0; row < m; row += DOT_ROWS) {
-            const long r = MIN(DOT_ROWS, m - row);
+        for (long row = i0; row < i1; row += DOT_ROWS) {
+            const long r = MIN(DOT_ROWS, i1 - row);
             const REAL* a = p->a.x + row * p->a.ld;
             for (long j = 0; j < n; j += 4) {
                 const REAL* b = p->b.x + (col + j) * p->b.ld;
@@ -554,13 +490,22 @@ static void FN(dots)(const FN(product_t) * p, long j0, long j1) {
     }
 }
 
-static void FN(columns)(const FN(product_t) * p, int nth, void (*f)(const FN(product_t) *, long, long)) {
-    const long n = p->columns.n, panels = (n + NR - 1) / NR;
-    nth = MIN(nth, panels);
-    if (nth <= 1) f(p, 0, n);
+/* Shares out the columns of C among threads, or the rows where there are more of them. */
+static void FN(share)(const FN(product_t) * p, int nth,
+                      void (*f)(const FN(product_t) *, long, long, long, long)) {
+    const long m = p->rows.n, n = p->columns.n;
+    const long row_blocks = (m + DIRECT_MR - 1) / DIRECT_MR, column_blocks = (n + NR - 1) / NR;
+    const int by_rows = column_blocks < nth && row_blocks > column_blocks;
+    const long blocks = by_rows ? row_blocks : column_blocks, width = by_rows ? DIRECT_MR : NR;
+    nth = (int)MIN(nth, blocks);
+    if (nth <= 1) f(p, 0, m, 0, n);
     else {
 #pragma omp parallel for num_threads(nth) schedule(static)
-        for (int t = 0; t < nth; t++) f(p, panels * t / nth * NR, MIN(n, panels * (t + 1) / nth * NR));
+        for (int t = 0; t < nth; t++) {
+            const long from = blocks * t / nth * width, to = blocks * (t + 1) / nth * width;
+            if (by_rows) f(p, from, MIN(m, to), 0, n);
+            else f(p, 0, m, from, MIN(n, to));
+        }
     }
 }
 
@@ -592,9 +537,10 @@ static int FN(multiply)(long m, long n, long k, REAL alpha, FN(source_t) a, FN(s
     FN(product_t) p = {k, alpha, beta, a, b, {m, 0, 0, 0}, {n, 0, 0, 0}, c, ldc, e};
     const double work = (double)m * n * k;
     nth = work < nth * THREAD_WORK ? MAX(1, (int)(work / THREAD_WORK)) : nth;
-    const int small = work <= SMALL_WORK;
-    if (k == 0 || (stored && !b.along && (m <= DIRECT_MR || small))) FN(columns)(&p, nth, FN(direct));
-    else if (stored && a.along && b.along && (m <= 4 || small)) FN(columns)(&p, nth, FN(dots));
+    if (k && stored && a.along && b.along && (m <= 4 || n <= 4)) FN(share)(&p, nth, FN(dots));
+    else if (!k || (!a.image && !a.packed && !b.packed &&
+                    (m <= DIRECT_MR || n <= NR || work <= SMALL_WORK)))
+        FN(share)(&p, nth, FN(direct));
     else {
         p.rows = FN(layout)(OPERAND_A, m);
         p.columns = FN(layout)(OPERAND_B, n);
@@ -627,54 +573,6 @@ int FN(gemm_batch)(long count, int trans_a, int trans_b, long m, long n, long k,
         failed |= FN(gemm)(trans_a, trans_b, m, n, k, alpha, a + i * stride_a, lda, b + i * stride_b,
                            ldb, beta, c + i * stride_c, ldc, 0, together ? nth : 1) != 0;
     return failed ? -1 : 0;
-}
-
-/* ---- image windows as matrices ------------------------------------------------------------- */
-
-void FN(im2col)(const image_t* g, const REAL* x, REAL* columns, int nth) {
-    const long rows = image_rows(g), n = image_columns(g);
-    nth = MAX(1, MIN(nth, (int)MIN(rows * n >> 15, 1024)));
-#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
-    for (long r = 0; r < rows; r++) {
-        const cursor_t row = row_of(g, r), first = column_of(g, 0);
-        FN(window)(g, x, &row, &first, n, columns + r * n);
-    }
-}
-
-/* Threads share out what no two of them touch: the channels, or in NHWC the images. */
-void FN(col2im)(const image_t* g, const REAL* columns, REAL* x, int nth) {
-    const long taps = image_taps(g), pixels = image_pixels(g);
-    const long outer = g->nhwc ? g->batch : g->channels;
-    nth = MAX(1, MIN(nth, (int)MIN(outer * (image_rows(g) * image_columns(g) / MAX(1, outer) >> 15),
-                                   1024)));
-#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
-    for (long o = 0; o < outer; o++)
-        for (long t = 0; t < taps; t++) {
-            int tap[3];
-            split(t, g->kernel, tap);
-            const long inner = g->nhwc ? 1 : g->batch;
-            for (long i = 0; i < inner; i++) {
-                const long channel = g->nhwc ? 0 : o, image = g->nhwc ? o : i;
-                const long width = g->nhwc ? g->channels : 1;
-                const long rest = g->nhwc ? g->step : 1;
-                const REAL* from = g->nhwc ? columns + (image * pixels * taps + t) * width
-                                           : columns + (channel * taps + t) * g->batch * pixels +
-                                                 image * pixels;
-                const long next = g->nhwc ? taps * width : 1;
-                REAL* base = x + image * g->batch_stride + (g->nhwc ? 0 : channel * g->step);
-                int at[3] = {0, 0, 0};
-                for (long q = 0; q < pixels; q++, from += next, advance(at, g->out)) {
-                    const int z = at[0] * g->stride[0] - g->pad[0] + tap[0] * g->dilation[0];
-                    const int y = at[1] * g->stride[1] - g->pad[1] + tap[1] * g->dilation[1];
-                    const int w = at[2] * g->stride[2] - g->pad[2] + tap[2] * g->dilation[2];
-                    if ((unsigned)z >= (unsigned)g->size[0] || (unsigned)y >= (unsigned)g->size[1] ||
-                        (unsigned)w >= (unsigned)g->size[2])
-                        continue;
-                    REAL* d = base + (((long)z * g->size[1] + y) * g->size[2] + w) * rest;
-                    for (long s = 0; s < width; s++) d[s] += from[s];
-                }
-            }
-        }
 }
 
 #undef V

@@ -53,12 +53,26 @@ typedef int64_t i64 __attribute__((vector_size(VECTOR_BYTES)));
 #define SHUFFLE(index, n, a, b, m, q) __builtin_shuffle(a, b, (index)CAT(LANES_, n)(m, q))
 #endif
 
+/* The larger of two; b where one of them is NaN. */
+INLINE f32 f32_max(f32 a, f32 b) {
+#if VECTOR_BYTES == 64
+    return (f32)_mm512_max_ps((__m512)a, (__m512)b);
+#elif VECTOR_BYTES == 32
+    return (f32)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    const i32 greater = a > b;
+    return (f32)((greater & (i32)a) | (~greater & (i32)b));
+#endif
+}
+
 #if VECTOR_BYTES == 64
 
 typedef __mmask16 f32_mask;
 typedef __mmask8 f64_mask;
 INLINE f32_mask f32_first(long n) { return (f32_mask)((1u << n) - 1); }
 INLINE f64_mask f64_first(long n) { return (f64_mask)((1u << n) - 1); }
+INLINE f32_mask f32_range(long from, long to) { return (f32_mask)((1u << to) - (1u << from)); }
+INLINE f64_mask f64_range(long from, long to) { return (f64_mask)((1u << to) - (1u << from)); }
 INLINE f32 f32_load(const float* p, f32_mask m) { return (f32)_mm512_maskz_loadu_ps(m, p); }
 INLINE f64 f64_load(const double* p, f64_mask m) { return (f64)_mm512_maskz_loadu_pd(m, p); }
 INLINE void f32_store(float* p, f32 x, f32_mask m) { _mm512_mask_storeu_ps(p, m, (__m512)x); }
@@ -75,6 +89,14 @@ INLINE f32_mask f32_first(long n) {
 INLINE f64_mask f64_first(long n) {
     i64 lane = {0, 1, 2, 3};
     return (__m256i)(lane < (int64_t)n);
+}
+INLINE f32_mask f32_range(long from, long to) {
+    i32 lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    return (__m256i)((lane >= (int32_t)from) & (lane < (int32_t)to));
+}
+INLINE f64_mask f64_range(long from, long to) {
+    i64 lane = {0, 1, 2, 3};
+    return (__m256i)((lane >= (int64_t)from) & (lane < (int64_t)to));
 }
 INLINE f32 f32_load(const float* p, f32_mask m) { return (f32)_mm256_maskload_ps(p, m); }
 INLINE f64 f64_load(const double* p, f64_mask m) { return (f64)_mm256_maskload_pd(p, m); }

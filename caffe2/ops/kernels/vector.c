@@ -13,10 +13,13 @@ INLINE f32 sign_of(f32 x) { return (f32)((i32)x & (int32_t)0x80000000); }
 INLINE f32 with_sign(f32 x, f32 sign) { return (f32)((i32)x | (i32)sign); }
 
 #define LANE(q, l) (l)
-/* x for n lanes, fill for the rest */
-INLINE f32 load_fill(const float* x, long n, float fill) {
+/* The first n lanes of x, then those of rest. */
+INLINE f32 first(f32 x, long n, f32 rest) {
     const i32 lane = CAT(LANES_, F32_LANES)(LANE, 0);
-    return where(lane < (int32_t)n, f32_load(x, f32_first(n)), all(fill));
+    return where(lane < (int32_t)n, x, rest);
+}
+INLINE f32 load_fill(const float* x, long n, float fill) {
+    return first(f32_load(x, f32_first(n)), n, all(fill));
 }
 
 #define LOWER(q, l) ((l) ^ (q))
@@ -40,7 +43,7 @@ INLINE float sum_lanes(f32 x) {
     return x[0];
 }
 INLINE float max_lanes(f32 x) {
-    FOLD_ALL(x, larger)
+    FOLD_ALL(x, f32_max)
     return x[0];
 }
 
@@ -49,8 +52,9 @@ INLINE float max_lanes(f32 x) {
 #define MAGIC 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, in the low bits */
 
 INLINE f32 exp_(f32 x) {
-    x = where(x < -105.0f, all(-105.0f), x);
-    x = where(x > 90.0f, all(90.0f), x);
+    const i32 zero = x < -104.0f; /* set apart: arithmetic that underflows is very slow */
+    x = (f32)((i32)x & ~zero);
+    x = -f32_max(all(-90.0f), -x);
     const f32 shifted = x * 1.44269504f + MAGIC;
     const f32 whole = shifted - MAGIC;
     const f32 r = (x - whole * 0.693145752f) - whole * 1.42860677e-6f;
@@ -61,7 +65,8 @@ INLINE f32 exp_(f32 x) {
     p = p * (r * r) + r + 1.0f;
     /* 2^whole in two factors: one alone would leave the exponent's range near the ends. */
     const i32 n = (i32)shifted - (i32)all(MAGIC), half = n >> 1;
-    return p * (f32)((half + 127) << 23) * (f32)((n - half + 127) << 23);
+    p = p * (f32)((half + 127) << 23) * (f32)((n - half + 127) << 23);
+    return (f32)((i32)p & ~zero);
 }
 
 INLINE f32 log_(f32 x) {
@@ -137,11 +142,8 @@ void FN(softmax_rows)(long n, long d, const float* x, float* y) {
     for (long row = 0; row < n; row++, x += d, y += d) {
         const long rest = d % LANES, whole = d - rest;
         f32 top = all(-__builtin_inff()), total = {0};
-        for (long i = 0; i < whole; i += LANES) {
-            const f32 v = *(const f32_u*)(x + i);
-            top = where(v > top, v, top);
-        }
-        if (rest) top = larger(load_fill(x + whole, rest, -__builtin_inff()), top);
+        for (long i = 0; i < whole; i += LANES) top = f32_max(*(const f32_u*)(x + i), top);
+        if (rest) top = f32_max(load_fill(x + whole, rest, -__builtin_inff()), top);
         const f32 shift = all(max_lanes(top));
         if (!whole) { /* one vector holds the row */
             const f32 e = exp_(load_fill(x, rest, -__builtin_inff()) - shift);
@@ -216,7 +218,8 @@ float FN(vmax)(long n, const float* x) {
     f32 top = all(-__builtin_inff());
     for (; n >= LANES; n -= LANES, x += LANES) top = larger(*(const f32_u*)x, top);
     if (n > 0) top = larger(load_fill(x, n, -__builtin_inff()), top);
-    return max_lanes(top);
+    FOLD_ALL(top, larger)
+    return top[0];
 }
 
 void FN(column_sums)(long m, long n, const float* x, long ldx, float* y) {

@@ -1,0 +1,258 @@
+/* Windows of images, for one element type; gemm_template.h includes it. In NCHW the columns of the
+ * matrix are pixels, and pixels that follow each other are cut into pieces of one image line each:
+ * a piece lies `stride` apart in memory for every row of the matrix. */
+#ifndef CAFFE2_PIECES
+#define CAFFE2_PIECES
+
+typedef struct {
+    long at;      /* of its first pixel under the first tap, from the start of the channel */
+    int z, y, x;  /* position of that pixel; may lie outside */
+    int column, n;
+    int inside;   /* under every tap all of its pixels lie inside the image */
+} piece_t;
+
+/* Pieces of columns first..first + n; none crosses a multiple of `cut` columns. */
+static long pieces_of(const image_t* g, long first, long n, long cut, piece_t* p) {
+    cursor_t c = column_of(g, first);
+    int reach[3];
+    long count = 0;
+    for (int i = 0; i < 3; i++) reach[i] = (g->kernel[i] - 1) * g->dilation[i];
+    for (long column = 0; column < n; count++, p++) {
+        const long left = MIN(n - column, cut - column % cut);
+        p->column = (int)column;
+        p->n = (int)MIN(left, g->out[2] - c.at[2]);
+        p->z = c.at[0] * g->stride[0] - g->pad[0];
+        p->y = c.at[1] * g->stride[1] - g->pad[1];
+        p->x = c.at[2] * g->stride[2] - g->pad[2];
+        p->at = c.image * g->batch_stride + ((long)p->z * g->size[1] + p->y) * g->size[2] + p->x;
+        p->inside = p->z >= 0 && p->y >= 0 && p->x >= 0 && p->z + reach[0] < g->size[0] &&
+                    p->y + reach[1] < g->size[1] &&
+                    (long)p->x + (long)(p->n - 1) * g->stride[2] + reach[2] < g->size[2];
+        column += p->n;
+        if ((c.at[2] += p->n) == g->out[2]) {
+            c.at[2] = 0;
+            if (++c.at[1] == g->out[1]) {
+                c.at[1] = 0;
+                if (++c.at[0] == g->out[0]) {
+                    c.at[0] = 0;
+                    c.image++;
+                }
+            }
+        }
+    }
+    return count;
+}
+
+/* Where a tap is, from the first one. */
+INLINE long tap_offset(const image_t* g, const int* tap) {
+    return ((long)tap[0] * g->dilation[0] * g->size[1] + (long)tap[1] * g->dilation[1]) * g->size[2] +
+           (long)tap[2] * g->dilation[2];
+}
+
+/* Of a piece's pixels, *lo..*hi lie inside the image under a tap. */
+INLINE void piece_inside(const image_t* g, const piece_t* p, const int* tap, long* lo, long* hi) {
+    *lo = 0;
+    *hi = p->n;
+    if (p->inside) return;
+    const int z = p->z + tap[0] * g->dilation[0], y = p->y + tap[1] * g->dilation[1];
+    const long x = p->x + (long)tap[2] * g->dilation[2], s = g->stride[2];
+    if ((unsigned)z >= (unsigned)g->size[0] || (unsigned)y >= (unsigned)g->size[1] || x >= g->size[2])
+        *hi = 0;
+    else if (x + (p->n - 1) * s >= g->size[2]) *hi = (g->size[2] - 1 - x) / s + 1;
+    if (x < 0) *lo = MIN((-x + s - 1) / s, *hi);
+}
+
+/* Entries of a table of pieces under taps: more pieces than this are copied one by one. */
+#define PIECES 256
+#endif
+
+/* Columns of one row, NCHW, piece by piece. */
+static void FN(line)(const image_t* g, const REAL* x, const cursor_t* row, const piece_t* p, long count,
+                     REAL* d) {
+    const long s = g->stride[2];
+    const REAL* from = x + row->channel * g->step + tap_offset(g, row->at);
+    for (const piece_t* end = p + count; p < end; p++) {
+        const REAL* q = from + p->at;
+        REAL* to = d + p->column;
+        long lo, hi;
+        piece_inside(g, p, row->at, &lo, &hi);
+        if (lo) FN(zero)(lo, to);
+        if (s == 1) FN(copy)(q + lo, hi - lo, to + lo);
+        else
+            for (long i = lo; i < hi; i++) to[i] = q[i * s];
+        if (hi < p->n) FN(zero)(p->n - hi, to + hi);
+    }
+}
+
+/* n columns of one row, NHWC: kd, kh, kw, channel of one window. */
+static void FN(window)(const image_t* g, const REAL* x, const cursor_t* row, const cursor_t* first, long n,
+                       REAL* d) {
+    cursor_t tap = *first;
+    const REAL* base = x + row->image * g->batch_stride;
+    while (n > 0) {
+        const long len = MIN(n, g->channels - tap.channel);
+        long at = 0;
+        int inside = 1;
+        for (int i = 0; i < 3; i++) {
+            const int p = row->at[i] * g->stride[i] - g->pad[i] + tap.at[i] * g->dilation[i];
+            inside &= (unsigned)p < (unsigned)g->size[i];
+            at = at * g->size[i] + p;
+        }
+        if (inside) FN(copy)(base + at * g->step + tap.channel, len, d);
+        else FN(zero)(len, d);
+        n -= len;
+        d += len;
+        tap.channel = 0;
+        advance(tap.at, g->kernel);
+    }
+}
+
+/* Rows from `first` on, `rows` of them, of columns from `column` on, at most KC, d[row * ld]. */
+static void FN(lines)(const image_t* g, const REAL* x, long first, long rows, long column, long n, REAL* d,
+                      long ld) {
+    cursor_t row = row_of(g, first), c = column_of(g, column);
+    piece_t pieces[KC];
+    const long count = g->nhwc ? 0 : pieces_of(g, column, n, KC, pieces);
+    for (long i = 0; i < rows; i++, d += ld, next_row(g, &row)) {
+        if (g->nhwc) FN(window)(g, x, &row, &c, n, d);
+        else FN(line)(g, x, &row, pieces, count, d);
+    }
+}
+
+#ifdef V_RANGE
+typedef struct {
+    long at;
+    V_MASK m, behind; /* behind: the second of two vectors, for every second pixel */
+} FN(load_t);
+
+/* A panel of B, NCHW: vectors are put together from a few masked loads, which are the same in
+ * every channel. Returns 0 where there are too many. */
+static int FN(pack_pixels)(const image_t* g, const REAL* x, long j0, long n, long k0, long kc, REAL* d) {
+    const long taps = image_taps(g), vectors = (n + LANES - 1) / LANES;
+    piece_t pieces[NR];
+    if (g->nhwc || g->stride[2] > 2 || taps > PIECES) return 0;
+    const long count = pieces_of(g, j0, n, LANES, pieces);
+    if (count * taps > PIECES) return 0;
+    FN(load_t) loads[PIECES], *l = loads;
+    int tap[3] = {0, 0, 0};
+    long half = 0; /* pieces of the first vector */
+    while (half < count && pieces[half].column < LANES) half++;
+    for (long t = 0; t < taps; t++, advance(tap, g->kernel))
+        for (long i = 0; i < count; i++, l++) {
+            const piece_t* p = pieces + i;
+            const long lane = p->column % LANES;
+            long lo, hi;
+            piece_inside(g, p, tap, &lo, &hi);
+            lo += lane;
+            hi += lane;
+            l->at = p->at + tap_offset(g, tap) - lane * g->stride[2];
+            if (g->stride[2] == 1) l->m = V_RANGE(lo, hi);
+            else {
+                const long from = 2 * lo, to = hi > lo ? 2 * hi - 1 : from;
+                l->m = V_RANGE(MIN(from, LANES), MIN(to, LANES));
+                l->behind = V_RANGE(MAX(from - LANES, 0), MAX(to - LANES, 0));
+            }
+        }
+    const REAL* plane = x + k0 / taps * g->step;
+    long t = k0 % taps;
+    for (long k = 0; k < kc; k++, d += NR) {
+        const FN(load_t)* p = loads + t * count;
+        const FN(load_t)* middle = p + half;
+        const FN(load_t)* end = p + count;
+        for (int v = 0; v < vectors; v++, middle = end) {
+            V_INDEX sum = {0};
+            if (g->stride[2] == 1)
+                for (; p < middle; p++) sum |= (V_INDEX)V_LOAD(plane + p->at, p->m);
+            else
+                for (; p < middle; p++) {
+                    const V a = V_LOAD(plane + p->at, p->m);
+                    const V b = V_LOAD(plane + p->at + LANES, p->behind);
+#define EVEN(q, l) (2 * (l))
+                    sum |= (V_INDEX)SHUFFLE(V_INDEX, V_LANES, a, b, EVEN, 1);
+#undef EVEN
+                }
+            *(V*)(d + v * LANES) = (V)sum;
+        }
+        if (++t == taps) {
+            t = 0;
+            plane += g->step;
+        }
+    }
+    return 1;
+}
+#endif
+
+/* ---- the matrix itself --------------------------------------------------------------------- */
+
+void FN(im2col)(const image_t* g, const REAL* x, REAL* columns, int nth) {
+    const long rows = image_rows(g), n = image_columns(g), blocks = (n + KC - 1) / KC;
+    /* rows of one channel (pixels of one image line) together */
+    const long step = g->nhwc ? g->out[2] : image_taps(g), groups = step ? (rows + step - 1) / step : 0;
+    nth = (int)MAX(1, MIN(nth, rows * n >> 15));
+#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
+    for (long t = 0; t < groups; t++)
+        for (long b = 0; b < blocks; b++)
+            FN(lines)(g, x, t * step, MIN(step, rows - t * step), b * KC, MIN(KC, n - b * KC),
+                      columns + t * step * n + b * KC, n);
+}
+
+INLINE void FN(add)(const REAL* x, long n, REAL* d) {
+    for (; n >= LANES; n -= LANES, x += LANES, d += LANES) *(V_ANY*)d += *(const V_ANY*)x;
+    if (n > 0) {
+        const V_MASK m = V_FIRST(n);
+        V_STORE(d, V_LOAD(d, m) + V_LOAD(x, m), m);
+    }
+}
+
+/* Entries of one channel, NCHW: the taps' lines are added one after the other. */
+static void FN(add_channel)(const image_t* g, const REAL* columns, REAL* x) {
+    const long s = g->stride[2], pixels = image_pixels(g), all = pixels * g->batch;
+    int tap[3] = {0, 0, 0};
+    for (long taps = image_taps(g); taps > 0; taps--, columns += all, advance(tap, g->kernel)) {
+        const long left = (long)tap[2] * g->dilation[2] - g->pad[2];
+        const long lo = left < 0 ? MIN(g->out[2], (-left + s - 1) / s) : 0;
+        const long hi = left < g->size[2] ? MIN(g->out[2], (g->size[2] - 1 - left) / s + 1) : 0;
+        if (lo >= hi) continue;
+        const REAL* from = columns + lo;
+        for (long i = 0; i < g->batch; i++)
+            for (int d = 0; d < g->out[0]; d++)
+                for (int h = 0; h < g->out[1]; h++, from += g->out[2]) {
+                    const int z = d * g->stride[0] - g->pad[0] + tap[0] * g->dilation[0];
+                    const int y = h * g->stride[1] - g->pad[1] + tap[1] * g->dilation[1];
+                    if ((unsigned)z >= (unsigned)g->size[0] || (unsigned)y >= (unsigned)g->size[1]) continue;
+                    REAL* to = x + i * g->batch_stride + ((long)z * g->size[1] + y) * g->size[2] + left + lo * s;
+                    if (s == 1) FN(add)(from, hi - lo, to);
+                    else
+                        for (long w = 0; w < hi - lo; w++) to[w * s] += from[w];
+                }
+    }
+}
+
+/* Entries of one image, NHWC. */
+static void FN(add_image)(const image_t* g, const REAL* columns, REAL* x) {
+    int at[3] = {0, 0, 0};
+    for (long q = image_pixels(g); q > 0; q--, advance(at, g->out)) {
+        int tap[3] = {0, 0, 0};
+        for (long t = image_taps(g); t > 0; t--, columns += g->channels, advance(tap, g->kernel)) {
+            long to = 0;
+            int inside = 1;
+            for (int i = 0; i < 3; i++) {
+                const int p = at[i] * g->stride[i] - g->pad[i] + tap[i] * g->dilation[i];
+                inside &= (unsigned)p < (unsigned)g->size[i];
+                to = to * g->size[i] + p;
+            }
+            if (inside) FN(add)(columns, g->channels, x + to * g->step);
+        }
+    }
+}
+
+/* Threads share out what no two of them touch: the channels, or in NHWC the images. */
+void FN(col2im)(const image_t* g, const REAL* columns, REAL* x, int nth) {
+    const long outer = g->nhwc ? g->batch : g->channels;
+    const long size = outer ? image_rows(g) * image_columns(g) / outer : 0;
+    nth = (int)MAX(1, MIN(nth, outer * size >> 15));
+#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
+    for (long o = 0; o < outer; o++)
+        if (g->nhwc) FN(add_image)(g, columns + o * size, x + o * g->batch_stride);
+        else FN(add_channel)(g, columns + o * size, x + o * g->step);
+}
