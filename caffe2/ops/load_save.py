@@ -34,9 +34,11 @@ def _without_prefix(name, prefix):
 
 
 def _unique(names, what):
-    for i, name in enumerate(names):
-        if name in names[:i]:
+    seen = set()
+    for name in names:
+        if name in seen:
             raise ValueError(f"{what} {name} is given twice")
+        seen.add(name)
     return names
 
 
@@ -129,9 +131,9 @@ class Load(_DBOperator):
         if names and len(names) != len(self.outputs):
             raise ValueError(f"source_blob_names has {len(names)} names, "
                              f"there are {len(self.outputs)} outputs")
-        self.wanted = names or list(self.definition.output)
-        if not self.load_all:
-            _unique(self.wanted, "blob name")
+        wanted = names or list(self.definition.output)
+        # in the order of the outputs
+        self.wanted = dict.fromkeys(wanted if self.load_all else _unique(wanted, "blob name"))
 
     def name_of(self, key):
         return self.add + _without_prefix(key.decode().partition(_CHUNK)[0], self.strip)
