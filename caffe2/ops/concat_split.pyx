@@ -201,12 +201,18 @@ def split_gradient(g):
     return g.op("Concat", grads, [g.GI(0), f"_{g.GI(0)}_dims"]) if grads else []
 
 
+def split_devices(op):
+    """The sizes of the parts are read on the CPU."""
+    return [op.device_option, type(op.device_option)()][:len(op.input)], [op.device_option] * len(op.output)
+
+
 _SPLIT = _AXIS | {"split": "sizes of the outputs along axis; all equal by default"}
 for _name, _doc in (("Split", "Cuts a tensor into parts along a dimension."), ("DepthSplit", "Older name of Split.")):
     register(
         _name, Split, (1, 2), (1, None),
         ins={"input": "tensor of any type", "split": "int32 or int64 vector, instead of the argument"},
-        outs={"output_0, output_1, ...": "the parts"}, args=_SPLIT, infer=split_infer, gradient=split_gradient, doc=_doc,
+        outs={"output_0, output_1, ...": "the parts"}, args=_SPLIT, infer=split_infer, gradient=split_gradient,
+        devices=split_devices, doc=_doc,
     )
 
 

@@ -208,6 +208,8 @@ def test_device_inference():
     assert core.InferOpDeviceAsBlobDevices(op) == ([CUDA1] * 3, [CUDA1])
     concat = core.CreateOperator("Concat", ["x", "y"], ["z", "dims"], device_option=CUDA1)
     assert core.InferOpBlobDevices(concat)[1] == [CUDA1, CPU]
+    split = core.CreateOperator("Split", ["x", "sizes"], ["y", "z"], device_option=CUDA1)
+    assert core.InferOpBlobDevices(split) == ([CUDA1, CPU], [CUDA1, CUDA1])
     net = core.Net("net")
     net.Relu("x", "y", device_option=CUDA1)
     assert core.InferBlobDevices(net) == {"y": CUDA1}
