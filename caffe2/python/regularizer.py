@@ -221,7 +221,8 @@ class L0ApproxNorm(Regularizer):
         total = net.ReduceFrontSum([capped], [net.NextScopedBlob("l0_summed")])
         count = net.Scale([total], [net.NextScopedBlob("l0_norm")], scale=1 / self.alpha)
         if self.budget:
-            budget = net.ConstantFill([], "budget", shape=[1], value=self.budget)
+            budget = net.ConstantFill(
+                [], [net.NextScopedBlob("budget")], shape=[1], value=self.budget)
             over = net.Sub([count, budget], [net.NextScopedBlob("l0_budget")])
             count = net.Relu([over], [net.NextScopedBlob("relu_l0_sub_budget")])
         output = net.NextScopedBlob(param + "_dense_feature_regularization")
