@@ -1,5 +1,6 @@
 """Operators whose computation is a Python function."""
 import itertools
+import pickle
 
 from caffe2._core.operator import Operator
 from caffe2._core.registry import register
@@ -46,10 +47,15 @@ class Python(Operator):
     gradient = False
 
     def setup(self):
+        pickled = self.args.bytes("pickled_grad_builder" if self.gradient else "pickled_builder")
+        if pickled:
+            self.pass_workspace = self.args.bool("pass_workspace")
+            self.function = _built(pickle.loads(pickled))
+            return
         token = self.args.str("token")
         table = _gradients if self.gradient else _functions
         if not token:
-            raise ValueError("requires the argument token")
+            raise ValueError("requires the argument token or pickled_builder")
         if token not in table:
             raise RuntimeError(f"no Python {'gradient ' if self.gradient else ''}operator has the token {token!r}")
         self.pass_workspace = _functions[token][1]
@@ -81,6 +87,10 @@ _DOC = "Calls a Python function with the lists of its input and output tensors; 
 for _type in ("Python", "PythonDLPack"):
     register(_type, Python, (0, None), (0, None), inplace=anything, gradient=python_gradient, doc=_DOC,
              args={"token": "names the function, as `register_python_op` returned it",
+                   "pickled_builder": "instead of a token: the pickle of (builder, args, kwargs), where "
+                                      "builder(*args, **kwargs) returns the function when the operator is bound",
+                   "pickled_grad_builder": "the same for the gradient function",
+                   "pass_workspace": "whether a function that was built takes the workspace as its third argument",
                    "grad_input_indices": "inputs that get a gradient, by default all",
                    "grad_output_indices": "outputs whose gradients the gradient function takes, by default all"})
     register(f"{_type}Gradient", PythonGradient, (0, None), (0, None), inplace=anything,

@@ -519,6 +519,121 @@ def test_string_constants():
     assert workspace.FetchBlob("t").tolist() == b"one"
 
 
+# ---------------------------------------------------------------- operators written in Python
+
+
+def double(inputs, outputs):
+    outputs[0].feed(inputs[0].data * 2)
+
+
+def double_gradient(inputs, outputs):
+    # x, y and the gradient of y
+    outputs[0].feed(inputs[2].data * 2)
+
+
+def make_scaled(factor, shift=0.0):
+    calls = []
+
+    def scaled(inputs, outputs):
+        calls.append(1)
+        outputs[0].feed(inputs[0].data * np.float32(factor) + np.float32(shift) * len(calls))
+
+    return scaled
+
+
+def test_create_python_operator():
+    x = np.float32([1, 2])
+    workspace.FeedBlob("x", x)
+    op = core.CreatePythonOperator(double, ["x"], ["y"], grad_f=double_gradient)
+    workspace.RunOperatorOnce(op)
+    np.testing.assert_array_equal(workspace.FetchBlob("y"), 2 * x)
+    grad_ops, grads = core.GradientRegistry.GetBackwardPass([op], ["y"])
+    workspace.RunOperatorsOnce(grad_ops)
+    np.testing.assert_array_equal(workspace.FetchBlob(grads["x"]), [2, 2])
+
+
+def test_python_in_a_net_with_gradient_of_some_inputs():
+    def product(inputs, outputs):
+        outputs[0].feed(inputs[0].data * inputs[1].data)
+
+    def gradient(inputs, outputs):
+        a, b, y, dy = (t.data for t in inputs)
+        assert len(outputs) == 1
+        outputs[0].feed(dy * a)
+
+    net = core.Net("net")
+    net.Python(product, gradient, grad_input_indices=[1])(["a", "b"], "y")
+    grads = net.AddGradientOperators({"y": net.AddExternalInput("dy")})
+    assert "b" in grads and "a" not in grads
+    for name, value in {"a": [2.0], "b": [3.0], "dy": [10.0]}.items():
+        workspace.FeedBlob(name, np.float32(value))
+    workspace.RunNetOnce(net)
+    assert workspace.FetchBlob("y") == 6 and workspace.FetchBlob(grads["b"]) == 20
+
+
+def test_python_function_with_workspace():
+    def f(inputs, outputs, ws):
+        ws.create_blob("made").feed(np.float32([len(inputs)]))
+
+    net = core.Net("net")
+    net.Python(f, pass_workspace=True)(["x"], [])
+    workspace.FeedBlob("x", np.float32([1]))
+    workspace.RunNetOnce(net)
+    assert workspace.FetchBlob("made") == 1
+
+
+def test_python_function_type():
+    class Twice:
+        def __init__(self, f):
+            self.f = f
+
+        def forward(self, inputs, outputs):
+            outputs[0].feed(self.f(inputs[0].data))
+
+        def backward(self, inputs, outputs):
+            outputs[0].feed(inputs[2].data * 2)
+
+    net = core.Net("net")
+    net.Python(lambda x: 2 * x, python_func_type=Twice)("x", "y")
+    grads = net.AddGradientOperators(["y"])
+    workspace.FeedBlob("x", np.float32([4]))
+    workspace.RunNetOnce(net)
+    assert workspace.FetchBlob("y") == 8 and workspace.FetchBlob(grads["x"]) == 2
+
+
+def test_python_builders_run_once_for_each_created_net():
+    net = core.Net("net")
+    net.Python((make_scaled, [3.0], {"shift": 1.0}))("x", "y")
+    assert not any(a.name == "token" for a in net.Proto().op[0].arg)
+    workspace.FeedBlob("x", np.float32([2]))
+    for n in range(2):
+        clone = net.Clone(f"clone{n}")
+        workspace.CreateNet(clone)
+        results = []
+        for _ in range(2):
+            workspace.RunNet(clone)
+            results.append(workspace.FetchBlob("y").item())
+        assert results == [7, 8]  # what the function counts begins anew
+
+
+def test_builders_must_come_for_both_or_neither():
+    net = core.Net("net")
+    with pytest.raises(AssertionError, match="both f and grad_f"):
+        net.Python((make_scaled, [3.0], {}), double_gradient)
+    with pytest.raises(AssertionError, match="builder tuple"):
+        net.Python((make_scaled, [3.0]))
+
+
+def test_errors_in_python_functions():
+    def fail(inputs, outputs):
+        raise KeyError("on purpose")
+
+    workspace.FeedBlob("x", np.float32([1]))
+    with pytest.raises(Exception, match="on purpose"):
+        workspace.RunOperatorOnce(core.CreatePythonOperator(fail, ["x"], ["y"]))
+    np.testing.assert_array_equal(workspace.FetchBlob("x"), [1])
+
+
 # ---------------------------------------------------------------- cloning
 
 

@@ -443,6 +443,7 @@ def test_values_of_a_sparse_sum():
     net = core.Net("sparse")
     net.Gather(["w", "i"], "a")
     net.Gather(["w", "j"], "b")
+    net.AddExternalInput("da", "db")
     grads = net.AddGradientOperators({"a": "da", "b": "db"})
     w = np.zeros((4, 2), np.float32)
     i, j = np.int64([0, 2]), np.int64([2, 2, 3])
