@@ -99,7 +99,7 @@ INLINE f32 tanh_(f32 x) {
     p = p * u + 1.333083035e-1f;
     p = p * u + -3.333325985e-1f;
     const f32 near = x + x * (u * p), far = 1.0f - 2.0f / (exp_(a + a) + 1.0f);
-    return where(a < 0.625f, near, with_sign(far, sign_of(x)));
+    return with_sign(where(a < 0.625f, near, far), sign_of(x)); /* keeps the sign of 0 */
 }
 
 INLINE f32 sigmoid_(f32 x) {
