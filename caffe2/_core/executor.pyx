@@ -246,12 +246,10 @@ cdef class GraphNet(Net):
         with nogil:
             self.work(False)
 
-    cpdef run(self, int iterations=1):
+    cdef int run_all(self, int iterations) except -1:
         cdef list helpers
-        if self.observers:
-            return Net.run(self, iterations)
         if self.count == 0 or iterations < 1:
-            return True
+            return 0
         self.error = None
         self.failed = -1
         self.iteration = 0
@@ -269,7 +267,7 @@ cdef class GraphNet(Net):
             if self.failed >= 0 and isinstance(error, Exception):
                 raise explain(self.operators[self.failed], self.name, error, self.failed) from error
             raise error
-        return True
+        return 0
 
 
 # The original's executors, by what they promise: an order of operators, or an order of dependencies.
@@ -303,8 +301,25 @@ def create_net(definition, workspace, overwrite=False):
     return net
 
 
+def check_blobs(definition):
+    """Raise where a net that declares external blobs reads one that nobody writes, or never writes one it promises."""
+    known = set(definition.external_input)
+    if known:
+        for op in definition.op:
+            for name in op.input:
+                if name not in known:
+                    raise RuntimeError(f"net {definition.name!r}: input {name} of operator {op.type} is neither an "
+                                       "external input nor written by an earlier operator")
+            known.update(op.output)
+        missing = [name for name in definition.external_output if name not in known]
+        if missing:
+            raise RuntimeError(f"net {definition.name!r} has external outputs that it never writes: "
+                               f"{', '.join(missing)}")
+
+
 def bind_net(definition, workspace):
-    """Bind a net to a workspace without registering it there."""
+    """Bind a net to a workspace without registering it there; see `create_net`."""
+    check_blobs(definition)
     cls = NET_TYPES.get(definition.type)
     if cls is None:
         raise RuntimeError(f"net {definition.name!r} is of unknown type {definition.type!r}; known are "

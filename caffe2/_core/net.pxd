@@ -11,8 +11,9 @@ cdef class Net:
     cdef int count
     cdef void** ops                 # borrowed from operators
     cdef int at                     # operator that is running, or that failed
+    cdef bint running
     cdef object __weakref__
 
     cpdef run(self, int iterations=*)
+    cdef int run_all(self, int iterations) except -1
     cdef int loop(self, int iterations) except -1 nogil
-    cdef int step(self, int i) except -1 nogil

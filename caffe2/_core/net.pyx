@@ -78,9 +78,6 @@ cdef class Net:
             return with_device
         return op
 
-    cdef int step(self, int i) except -1 nogil:
-        return run_operator(self.ops[i])
-
     cdef int loop(self, int iterations) except -1 nogil:
         cdef int i, _iteration
         cdef double now, looked = caffe2_clock()
@@ -110,10 +107,20 @@ cdef class Net:
         KeyboardInterrupt
             After Ctrl-C, between two operators.
         """
-        if self.observers:
-            for _ in range(iterations):
-                self.run_observed()
-            return True
+        if self.running:
+            raise RuntimeError(f"net {self.name!r} is running already; its operators can serve one run at a time")
+        self.running = True
+        try:
+            if self.observers:
+                for _ in range(iterations):
+                    self.run_observed()
+            else:
+                self.run_all(iterations)
+        finally:
+            self.running = False
+        return True
+
+    cdef int run_all(self, int iterations) except -1:
         try:
             with nogil:
                 threads.enter()
@@ -123,7 +130,7 @@ cdef class Net:
                     threads.leave()
         except Exception as e:
             raise explain(self.operators[self.at], self.name, e, self.at) from e
-        return True
+        return 0
 
     def run_operator(self, int i):
         """Run operator i alone."""
