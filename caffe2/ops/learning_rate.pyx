@@ -1,9 +1,9 @@
 """What changes with the iteration: its counters, and learning rates under every policy."""
 from libc.math cimport INFINITY, cos, fabs, floor, fmax, log, pow
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 
 from caffe2._core.operator cimport Operator
-from caffe2._core.tensor cimport FLOAT, INT64, resize0, resize1, tensor_t
+from caffe2._core.tensor cimport FLOAT, INT32, INT64, resize0, resize1, tensor_t
 
 from caffe2._core import gradient
 from caffe2._core.registry import register
@@ -29,7 +29,12 @@ cdef double PI = 3.14159265358979323846
 cdef class Iter(Operator):
     cdef int run(self) except -1 nogil:
         cdef tensor_t* t = self.y[0]
-        if self.num_inputs == 0 and t.dtype != INT64:
+        cdef int64_t count = 0
+        if t.dtype == INT32 and t.size == 1:  # many scripts fill the count as an int32
+            count = (<int32_t*>t.data)[0]
+            resize1(t, 1, INT64)
+            (<int64_t*>t.data)[0] = count
+        elif self.num_inputs == 0 and t.dtype != INT64:
             resize1(t, 1, INT64)
             (<int64_t*>t.data)[0] = 0
         if t.dtype != INT64 or t.size != 1:
@@ -53,7 +58,7 @@ cdef class AtomicIter(Operator):
 
 register(
     "Iter", Iter, (0, 1), 1,
-    ins={"iter": "the count, one int64"}, outs={"iter": "the count, one more"},
+    ins={"iter": "the count, one int64, or an int32 that becomes one"}, outs={"iter": "the count, one more"},
     enforce_inplace=[(0, 0)],
     infer=lambda args, inputs: [TensorInfo((1,), INT64)], gradient=gradient.none,
     doc="Counts its own runs in an int64. Without an input, the output starts at 0 where it does "

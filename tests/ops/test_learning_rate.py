@@ -138,6 +138,15 @@ def test_iter_counts():
     np.testing.assert_array_equal(workspace.FetchBlob("i"), [42])
 
 
+def test_iter_widens_an_int32():
+    op = core.CreateOperator("Iter", ["i"], ["i"])
+    workspace.FeedBlob("i", np.array([41], np.int32))
+    for want in (42, 43):
+        workspace.RunOperatorOnce(op)
+        got = workspace.FetchBlob("i")
+        assert got.dtype == np.int64 and got.tolist() == [want]
+
+
 def test_iter_without_input_starts_at_zero():
     op = core.CreateOperator("Iter", [], ["i"])
     for want in (1, 2):
