@@ -29,8 +29,9 @@ cdef class Correlation(Operator):
     cdef void* pack_room(self, size_t n) except NULL nogil
     cdef int multiply(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
                       const float* x, const float* bias, float* y) except -1 nogil
-    cdef int multiply_one(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
-                          const float* x, const float* bias, float* y, int64_t image, int group, int nth) noexcept nogil
+    cdef int multiply_some(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
+                           const float* x, const float* bias, float* y, int64_t first, int64_t n, int group,
+                           int nth) noexcept nogil
     cdef int scatter_one(self, const void* w, size_t group_bytes, const float* y, const float* bias, float* x,
                          int64_t image, int nth) noexcept nogil
     cdef int filter_gradient_part(self, const float* x, const float* y, float* dw, int64_t first, int64_t last,

@@ -3,7 +3,7 @@ from cython.parallel cimport prange
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport FLOAT, resize, resize1, resize_like, tensor_t
@@ -43,7 +43,9 @@ cdef extern from *:
 cdef enum:
     FILTER_GRADIENT_WINDOWS = 1024
     SHARED_FILTERS = 1 << 18    # filters from this size on are not summed up for each thread apart
-    COLUMNS = 1 << 18           # floats of a block of columns, so that it stays in the cache
+    TOGETHER = 512              # windows of several small images that make one product
+    FILTERS_IN_CACHE = 1 << 19  # bytes
+    TURN = 16                   # filters are turned around a few channels at a time
 
 
 cdef bint is_plain(const image_t* g) noexcept nogil:
@@ -53,6 +55,16 @@ cdef bint is_plain(const image_t* g) noexcept nogil:
         if g.kernel[i] != 1 or g.stride[i] != 1 or g.pad[i] != 0 or g.out[i] != g.size[i]:
             return False
     return True
+
+
+cdef void turn(const float* w, int64_t filters, int64_t channels, int64_t taps, float* turned) noexcept nogil:
+    """[filters, channels, taps] to [channels, filters, taps], the taps in reverse: a few channels at a time."""
+    cdef int64_t block, c, f, t
+    for block in range((channels + TURN - 1) // TURN):
+        for f in range(filters):
+            for c in range(block * TURN, min(channels, (block + 1) * TURN)):
+                for t in range(taps):
+                    turned[(c * filters + f) * taps + t] = w[(f * channels + c + 1) * taps - 1 - t]
 
 
 cdef class Correlation(Operator):
@@ -135,50 +147,72 @@ cdef class Correlation(Operator):
                       const float* x, const float* bias, float* y) except -1 nogil:
         """Packed filters times the windows of all images; `filters` and `taps` are those of a group."""
         cdef int64_t count = <int64_t>g.out[0] * g.out[1] * g.out[2]
-        cdef int64_t jobs = g.batch * self.windows.c.group, i
+        cdef int64_t blocks, jobs, i, together = 1
         cdef int nth = num_threads(<int64_t>(g.batch * self.windows.c.group * filters * taps * <double>count / 8))
         cdef int failed = 0
         cdef int group = self.windows.c.group
+        if not g.nhwc and count < TOGETHER and g.batch > 1:
+            # A product has 16 or 32 columns at a time: many images together fill them, and read the filters once.
+            i = count % 32
+            i = count - i + (0 if i == 0 else 16 if i <= 16 else 32)
+            if 10 * i > 11 * count or group_bytes > FILTERS_IN_CACHE:
+                together = max(1, min(TOGETHER // count, (g.batch + nth - 1) // nth))
+        blocks = (g.batch + together - 1) // together
+        jobs = blocks * group
         if nth > 1 and jobs >= nth and (jobs % nth == 0 or jobs >= 4 * nth):
             for i in prange(jobs, num_threads=nth, schedule="dynamic"):
-                failed |= self.multiply_one(g, filters, taps, w, group_bytes, x, bias, y, i // group, <int>(i % group), 1)
+                failed |= self.multiply_some(g, filters, taps, w, group_bytes, x, bias, y, i // group * together, together,
+                                             <int>(i % group), 1)
         else:
             for i in range(jobs):
-                failed |= self.multiply_one(g, filters, taps, w, group_bytes, x, bias, y, i // group, <int>(i % group), nth)
+                failed |= self.multiply_some(g, filters, taps, w, group_bytes, x, bias, y, i // group * together, together,
+                                             <int>(i % group), nth)
         if failed:
             with gil:
                 raise MemoryError
         return 0
 
-    cdef int multiply_one(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
-                          const float* x, const float* bias, float* y, int64_t image, int group, int nth) noexcept nogil:
-        cdef int64_t count = <int64_t>g.out[0] * g.out[1] * g.out[2], all = filters * self.windows.c.group
-        cdef image_t one = g[0]
+    cdef int multiply_some(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
+                           const float* x, const float* bias, float* y, int64_t first, int64_t n, int group,
+                           int nth) noexcept nogil:
+        """n images from the first on, one group."""
+        cdef int64_t count = <int64_t>g.out[0] * g.out[1] * g.out[2], all = filters * self.windows.c.group, i, m
+        cdef image_t some = g[0]
         cdef operand_t f, v
         cdef epilogue_t e
+        cdef float* mixed
         memset(&f, 0, sizeof(f))
         memset(&v, 0, sizeof(v))
         memset(&e, 0, sizeof(e))
-        one.batch = 1
+        n = min(n, g.batch - first)
+        some.batch = n
         f.data = <const char*>w + group * group_bytes
         f.packed = 1
-        v.data = x + image * g.batch_stride + group * g.channels * (1 if g.nhwc else g.step)
-        v.image = &one
-        y += image * all * count + group * filters * (1 if g.nhwc else count)
+        v.data = x + first * g.batch_stride + group * g.channels * (1 if g.nhwc else g.step)
+        v.image = &some
+        y += first * all * count + group * filters * (1 if g.nhwc else count)
         if bias != NULL:
             bias += group * filters
         if g.nhwc:
             e.bias_col = bias
             return K.sgemm_op(count, filters, taps, 1, &v, &f, 0, y, all, &e, nth)
         e.bias_row = bias
-        return K.sgemm_op(filters, count, taps, 1, &f, &v, 0, y, count, &e, nth)
+        if n == 1:
+            return K.sgemm_op(filters, count, taps, 1, &f, &v, 0, y, count, &e, nth)
+        mixed = <float*>K.scratch(SCRATCH_USER, filters * n * count * sizeof(float))
+        if mixed == NULL or K.sgemm_op(filters, n * count, taps, 1, &f, &v, 0, mixed, n * count, &e, nth):
+            return 1
+        for i in range(n):
+            for m in range(filters):
+                memcpy(y + (i * all + m) * count, mixed + (m * n + i) * count, count * sizeof(float))
+        return 0
 
     # ------------------------------------------------------------ x from y
 
     cdef int images(self, const float* y, const float* bias, float* x) except -1 nogil:
         """Every answer adds its filter, times itself, onto its window."""
         cdef windows_t* g = &self.windows.c
-        cdef int64_t taps = g.image.channels * g.taps, filters = self.filters // g.group, c, f, t, i
+        cdef int64_t taps = g.image.channels * g.taps, filters = self.filters // g.group, i
         cdef const float* w = <float*>self.x[1].data
         cdef float* turned
         cdef image_t back = g.image
@@ -190,7 +224,8 @@ cdef class Correlation(Operator):
         memset(&o, 0, sizeof(o))
         for i in range(3):
             unit &= g.image.stride[i] == 1
-        if unit and 2 * g.pixels <= 3 * g.count:
+        # Entries of columns cost more to add than pixels to lay out, but there may be fewer of them.
+        if unit and (filters * g.pixels * (g.image.channels + 6) < g.image.channels * g.count * (filters + 22)):
             # The same as a convolution of y with the filters turned around: no columns are written.
             for i in range(3):
                 back.size[i] = g.image.out[i]
@@ -206,11 +241,8 @@ cdef class Correlation(Operator):
             o.data = turned
             o.ld = taps
             for i in range(g.group):
-                for f in range(filters):
-                    for c in range(g.image.channels):
-                        for t in range(g.taps):
-                            turned[c * taps + f * g.taps + t] = w[g.taps - 1 - t]
-                        w += g.taps
+                turn(w, filters, g.image.channels, g.taps, turned)
+                w += filters * g.image.channels * g.taps
                 failed |= K.sgemm_pack(OPERAND_A, &o, g.image.channels, taps, packed + i * bytes)
             if failed:
                 with gil:
@@ -320,6 +352,7 @@ cdef class Correlation(Operator):
         cdef int64_t filters = self.filters // g.group, taps = g.image.channels * g.taps
         cdef int64_t step = max(1, min(last - first, FILTER_GRADIENT_WINDOWS // max(1, g.count))), i = first, n
         cdef int group, failed = 0, axis
+        cdef bint plain = is_plain(&g.image)
         cdef image_t windows = g.image
         cdef image_t answers = g.image
         cdef operand_t a, b
@@ -329,15 +362,17 @@ cdef class Correlation(Operator):
         b.trans = not g.image.nhwc
         a.trans = g.image.nhwc
         a.ld = self.filters
-        if not g.image.nhwc:        # y, too, lies image by image: windows of one pixel
+        if not g.image.nhwc:        # y, too, lies image by image: windows of one pixel, in one line
             a.image = &answers
             answers.channels = <int>filters
             answers.batch_stride = self.filters * g.count
             answers.step = g.count
             for axis in range(3):
-                answers.size[axis] = g.image.out[axis]
+                answers.size[axis] = answers.out[axis] = <int>g.count if axis == 2 else 1
                 answers.kernel[axis] = answers.stride[axis] = answers.dilation[axis] = 1
                 answers.pad[axis] = 0
+                if plain:
+                    windows.size[axis] = windows.out[axis] = answers.size[axis]
         while i < last:
             n = min(step, last - i)
             windows.batch = answers.batch = n

@@ -20,7 +20,7 @@ typedef struct {
     REAL alpha, beta;
     REAL* c;
     long ldc;
-    int plain; /* alpha * sum + beta * C and nothing else, beta 0 or 1 */
+    int plain; /* no residual, beta 0 or 1: full tiles are finished in registers */
     int relu;
     const REAL *bias_row, *bias_col, *residual;
     long ld_residual;
@@ -78,8 +78,12 @@ INLINE void FN(tile)(const int rows, const int vectors, const int packed, long k
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; j++) {
                 V_ANY* q = (V_ANY*)(c + i * f->ldc + j * LANES);
-                const V x = f->alpha * sum[i][j];
-                *q = f->beta ? x + *q : x;
+                V x = f->alpha * sum[i][j];
+                if (f->beta) x += *q;
+                if (f->bias_row) x += f->bias_row[row + i];
+                if (f->bias_col) x += *(const V_ANY*)(f->bias_col + col + j * LANES);
+                if (f->relu) x = (V)((V_INDEX)x & ~(V_INDEX)(x < 0));
+                *q = x;
             }
     } else {
 #pragma GCC unroll 2
@@ -325,11 +329,11 @@ typedef struct {
 } FN(product_t);
 
 static FN(finish_t) FN(finish_of)(const FN(product_t) * p, int first, int last) {
-    FN(finish_t) f = {p->alpha, first ? p->beta : 1, p->c, p->ldc, f.beta == 0 || f.beta == 1,
-                      0, 0, 0, 0, 0};
+    const REAL beta = first ? p->beta : 1;
+    FN(finish_t) f = {p->alpha, beta, p->c, p->ldc, beta == 0 || beta == 1, 0, 0, 0, 0, 0};
     const epilogue_t* e = p->epilogue;
-    if (last && e && (e->bias_row || e->bias_col || e->residual || e->relu)) {
-        f.plain = 0;
+    if (last && e) {
+        f.plain &= !e->residual;
         f.relu = e->relu;
         f.bias_row = e->bias_row;
         f.bias_col = e->bias_col;

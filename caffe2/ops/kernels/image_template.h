@@ -64,7 +64,18 @@ INLINE void piece_inside(const image_t* g, const piece_t* p, const int* tap, lon
 
 /* Entries of a table of pieces under taps: more pieces than this are copied one by one. */
 #define PIECES 256
+#define GATHERED 32 /* widest kernel whose entries are gathered */
+#define EVEN(q, l) (2 * (l)) /* lanes of two vectors, every second one */
 #endif
+
+/* Every second value. */
+INLINE void FN(copy_even)(const REAL* x, long n, REAL* d) {
+    for (; n > 0; n -= LANES, x += 2 * LANES, d += LANES) {
+        const long m = MIN(n, LANES), last = 2 * m - 1;
+        const V a = V_LOAD(x, V_FIRST(MIN(last, LANES))), b = V_LOAD(x + LANES, V_FIRST(MAX(last - LANES, 0)));
+        V_STORE(d, SHUFFLE(V_INDEX, V_LANES, a, b, EVEN, 1), V_FIRST(m));
+    }
+}
 
 /* Columns of one row, NCHW, piece by piece. */
 static void FN(line)(const image_t* g, const REAL* x, const cursor_t* row, const piece_t* p, long count,
@@ -78,6 +89,7 @@ static void FN(line)(const image_t* g, const REAL* x, const cursor_t* row, const
         piece_inside(g, p, row->at, &lo, &hi);
         if (lo) FN(zero)(lo, to);
         if (s == 1) FN(copy)(q + lo, hi - lo, to + lo);
+        else if (s == 2) FN(copy_even)(q + 2 * lo, hi - lo, to + lo);
         else
             for (long i = lo; i < hi; i++) to[i] = q[i * s];
         if (hi < p->n) FN(zero)(p->n - hi, to + hi);
@@ -132,12 +144,16 @@ static int FN(pack_pixels)(const image_t* g, const REAL* x, long j0, long n, lon
     piece_t pieces[NR];
     if (g->nhwc || g->stride[2] > 2 || taps > PIECES) return 0;
     const long count = pieces_of(g, j0, n, LANES, pieces);
-    if (count * taps > PIECES) return 0;
     FN(load_t) loads[PIECES], *l = loads;
-    int tap[3] = {0, 0, 0};
+    int tap[3] = {0, 0, 0}, inside = 1;
     long half = 0; /* pieces of the first vector */
-    while (half < count && pieces[half].column < LANES) half++;
-    for (long t = 0; t < taps; t++, advance(tap, g->kernel))
+    for (long i = 0; i < count; i++) {
+        half += pieces[i].column < LANES;
+        inside &= pieces[i].inside;
+    }
+    /* Where all lie inside, one entry serves all taps. */
+    if (!inside && count * taps > PIECES) return 0;
+    for (long t = 0; t < (inside ? 1 : taps); t++, advance(tap, g->kernel))
         for (long i = 0; i < count; i++, l++) {
             const piece_t* p = pieces + i;
             const long lane = p->column % LANES;
@@ -145,7 +161,7 @@ static int FN(pack_pixels)(const image_t* g, const REAL* x, long j0, long n, lon
             piece_inside(g, p, tap, &lo, &hi);
             lo += lane;
             hi += lane;
-            l->at = p->at + tap_offset(g, tap) - lane * g->stride[2];
+            l->at = p->at - lane * g->stride[2];
             if (g->stride[2] == 1) l->m = V_RANGE(lo, hi);
             else {
                 const long from = 2 * lo, to = hi > lo ? 2 * hi - 1 : from;
@@ -153,30 +169,27 @@ static int FN(pack_pixels)(const image_t* g, const REAL* x, long j0, long n, lon
                 l->behind = V_RANGE(MAX(from - LANES, 0), MAX(to - LANES, 0));
             }
         }
-    const REAL* plane = x + k0 / taps * g->step;
+    cursor_t row = row_of(g, k0);
     long t = k0 % taps;
     for (long k = 0; k < kc; k++, d += NR) {
-        const FN(load_t)* p = loads + t * count;
+        const REAL* from = x + row.channel * g->step + tap_offset(g, row.at);
+        const FN(load_t)* p = inside ? loads : loads + t * count;
         const FN(load_t)* middle = p + half;
         const FN(load_t)* end = p + count;
         for (int v = 0; v < vectors; v++, middle = end) {
             V_INDEX sum = {0};
             if (g->stride[2] == 1)
-                for (; p < middle; p++) sum |= (V_INDEX)V_LOAD(plane + p->at, p->m);
+                for (; p < middle; p++) sum |= (V_INDEX)V_LOAD(from + p->at, p->m);
             else
                 for (; p < middle; p++) {
-                    const V a = V_LOAD(plane + p->at, p->m);
-                    const V b = V_LOAD(plane + p->at + LANES, p->behind);
-#define EVEN(q, l) (2 * (l))
+                    const V a = V_LOAD(from + p->at, p->m);
+                    const V b = V_LOAD(from + p->at + LANES, p->behind);
                     sum |= (V_INDEX)SHUFFLE(V_INDEX, V_LANES, a, b, EVEN, 1);
-#undef EVEN
                 }
             *(V*)(d + v * LANES) = (V)sum;
         }
-        if (++t == taps) {
-            t = 0;
-            plane += g->step;
-        }
+        t = t + 1 == taps ? 0 : t + 1;
+        next_row(g, &row);
     }
     return 1;
 }
@@ -228,6 +241,45 @@ static void FN(add_channel)(const image_t* g, const REAL* columns, REAL* x) {
     }
 }
 
+#ifdef V_RANGE
+/* The same where windows of a line are one pixel apart: every pixel gathers its entries, so that
+ * nothing is added to memory that was written just before. */
+static void FN(gather_channel)(const image_t* g, const REAL* columns, REAL* x) {
+    const long all = image_pixels(g) * g->batch;
+    const int width = g->size[2], side = g->kernel[2];
+    V_MASK m[GATHERED];
+    for (int v = 0; v < width; v += LANES) {
+        for (int t = 0; t < side; t++) {
+            const long left = (long)t * g->dilation[2] - g->pad[2] - v, end = MIN(width - v, LANES);
+            const long lo = MIN(MAX(left, 0), end), hi = MIN(MAX(left + g->out[2], lo), end);
+            m[t] = V_RANGE(lo, hi);
+        }
+        const V_MASK lanes = V_FIRST(MIN(width - v, LANES));
+        for (long i = 0; i < g->batch; i++) {
+            int at[3] = {0, 0, 0};
+            const int lines[3] = {1, g->size[0], g->size[1]};
+            REAL* to = x + i * g->batch_stride + v;
+            for (long n = (long)lines[1] * lines[2]; n > 0; n--, to += width, advance(at, lines)) {
+                V sum = V_LOAD(to, lanes);
+                for (int d = 0; d < g->kernel[0]; d++) {
+                    const int z = at[1] + g->pad[0] - d * g->dilation[0];
+                    if (z < 0 || z % g->stride[0] || z / g->stride[0] >= g->out[0]) continue;
+                    for (int h = 0; h < g->kernel[1]; h++) {
+                        const int y = at[2] + g->pad[1] - h * g->dilation[1];
+                        if (y < 0 || y % g->stride[1] || y / g->stride[1] >= g->out[1]) continue;
+                        const REAL* from =
+                            columns + (long)(d * g->kernel[1] + h) * side * all + i * image_pixels(g) +
+                            ((long)(z / g->stride[0]) * g->out[1] + y / g->stride[1]) * g->out[2] + v + g->pad[2];
+                        for (int t = 0; t < side; t++, from += all - g->dilation[2]) sum += V_LOAD(from, m[t]);
+                    }
+                }
+                V_STORE(to, sum, lanes);
+            }
+        }
+    }
+}
+#endif
+
 /* Entries of one image, NHWC. */
 static void FN(add_image)(const image_t* g, const REAL* columns, REAL* x) {
     int at[3] = {0, 0, 0};
@@ -254,5 +306,9 @@ void FN(col2im)(const image_t* g, const REAL* columns, REAL* x, int nth) {
 #pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
     for (long o = 0; o < outer; o++)
         if (g->nhwc) FN(add_image)(g, columns + o * size, x + o * g->batch_stride);
+#ifdef V_RANGE
+        else if (g->stride[2] == 1 && g->kernel[2] <= GATHERED)
+            FN(gather_channel)(g, columns + o * size, x + o * g->step);
+#endif
         else FN(add_channel)(g, columns + o * size, x + o * g->step);
 }
