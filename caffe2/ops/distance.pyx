@@ -94,11 +94,16 @@ cdef class RowGradient(RowPairs):
         return 0
 
 
+def _one_a_row(args, inputs):
+    x, _ = inputs
+    return [TensorInfo(x.shape[:1] if x.shape else (1,), x.dtype)] if x.shape is not None else []
+
+
 def distance(name, forward, backward, formula, gradient, args=None, same="same shape as X"):
     register(
         name, forward, 2, 1, ins={"X": "float tensor", "Y": f"float tensor, {same}"},
         outs={"Z": "one value for each row"}, args=args, gradient=gradient, cost=flops_per_element(3),
-        infer=lambda a, inputs: [TensorInfo(inputs[0].shape and inputs[0].shape[:1], inputs[0].dtype)],
+        infer=_one_a_row,
         doc=f"{formula} for each pair of rows x, y of X and Y; a row is everything after the first "
             "dimension.",
     )

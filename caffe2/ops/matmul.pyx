@@ -139,31 +139,36 @@ cdef class FCTransposedGradient(FCGradient):
 
 
 def _matrices(args, inputs, transposed):
-    """(axis of X, n), with -1 for what is not known."""
-    x, w = inputs[0].shape, inputs[1].shape
-    axis_w = args.int("axis_w", 1) % len(w)
-    return args.int("axis", 1) % len(x), _product(w[axis_w:] if transposed else w[:axis_w])
+    """(X, W, axis of X, n) or None: n is -1 where it is not known."""
+    x, w, *_ = inputs
+    if x.shape is None or w.shape is None:
+        return None
+    axis, axis_w = args.int("axis", 1) % x.ndim, args.int("axis_w", 1) % w.ndim
+    return x, w, axis, _product(w.shape[axis_w:] if transposed else w.shape[:axis_w])
 
 
 def _linear(name, forward, backward, transposed):
     def infer(args, inputs):
-        if inputs[0].shape is None or inputs[1].shape is None:
+        known = _matrices(args, inputs, transposed)
+        if known is None:
             return []
-        axis, n = _matrices(args, inputs, transposed)
-        return [TensorInfo((*inputs[0].shape[:axis], n), inputs[0].dtype)]
+        x, _, axis, n = known
+        return [TensorInfo((*x.shape[:axis], n), x.dtype)]
 
     def infer_gradient(args, inputs):
-        if inputs[0].shape is None or inputs[1].shape is None:
+        known = _matrices(args, inputs, transposed)
+        if known is None:
             return []
-        n = _matrices(args, inputs, transposed)[1]
-        return [inputs[1], TensorInfo((n,), inputs[1].dtype), inputs[0]]
+        x, w, _, n = known
+        return [w, TensorInfo((n,), w.dtype), x]
 
     def cost(factor):
         def cost_of(args, inputs, outputs):
-            if inputs[0].shape is None or inputs[1].shape is None:
+            known = _matrices(args, inputs, transposed)
+            if known is None:
                 return None
-            axis, n = _matrices(args, inputs, transposed)
-            m, k = _product(inputs[0].shape[:axis]), _product(inputs[0].shape[axis:])
+            x, _, axis, n = known
+            m, k = _product(x.shape[:axis]), _product(x.shape[axis:])
             return dict(
                 flops=factor(m * n * k, m * n), bytes_read=_bytes(inputs),
                 bytes_written=_bytes(outputs), params_bytes=4 * (n * k + n),
@@ -242,8 +247,10 @@ cdef class MatMul(Operator):
 
 
 def _sides(args, inputs):
-    """(m, n, k) of a MatMul."""
-    a, b = inputs[0].shape, inputs[1].shape
+    """(m, n, k) of a MatMul, or None."""
+    a, b = (t.shape for t in inputs[:2])
+    if a is None or b is None:
+        return None
     axis_a, axis_b = args.int("axis_a", 1) % len(a), args.int("axis_b", 1) % len(b)
     m, k = _product(a[:axis_a]), _product(a[axis_a:])
     if args.bool("trans_a"):
@@ -252,18 +259,16 @@ def _sides(args, inputs):
 
 
 def _infer_matmul(args, inputs):
-    if len(inputs) == 3:
-        return [TensorInfo(inputs[2].shape, inputs[0].dtype)]
-    if inputs[0].shape is None or inputs[1].shape is None:
-        return []
-    m, n, _ = _sides(args, inputs)
-    return [TensorInfo((m, n), inputs[0].dtype)]
+    a, _, *like = inputs
+    sides = _sides(args, inputs)
+    if like:
+        return [TensorInfo(t.shape, a.dtype) for t in like]
+    return [] if sides is None else [TensorInfo(sides[:2], a.dtype)]
 
 
 def _cost_matmul(args, inputs, outputs):
-    if inputs[0].shape is None or inputs[1].shape is None:
-        return None
-    return _flops(*_sides(args, inputs), inputs[:2])
+    sides = _sides(args, inputs)
+    return None if sides is None else _flops(*sides, inputs[:2])
 
 
 def _factors(trans_a, trans_b):
@@ -396,25 +401,34 @@ cdef class BatchMatMul(Operator):
         return 0
 
 
-def _infer_batch(args, inputs):
-    a, b = inputs[0].shape, inputs[1].shape
-    if not a or not b:
-        return []
-    rows = () if len(a) == 1 else (a[-1] if args.bool("trans_a") else a[-2],)
-    columns = () if len(b) == 1 else (b[-2] if args.bool("trans_b") else b[-1],)
-    batch = max(len(a), len(b), 2) - 2
+def _split(shape, trans, vector):
+    """(batch dimensions, rows, columns) of one factor; `vector` tells what one dimension is."""
+    if len(shape) == 1:
+        return (), *vector(*shape)
+    *batch, rows, columns = shape
+    return tuple(batch), *((columns, rows) if trans else (rows, columns))
 
-    def padded(x):
-        return (1,) * (batch - len(x[:-2])) + x[:-2]
-    shape = tuple(q if p == 1 else p for p, q in zip(padded(a), padded(b))) + rows + columns
-    return [TensorInfo(shape or (1,), inputs[0].dtype)]
+
+def _infer_batch(args, inputs):
+    a, b = inputs
+    if not a.shape or not b.shape:
+        return []
+    batch_a, m, _ = _split(a.shape, args.bool("trans_a"), lambda k: (None, k))
+    batch_b, _, n = _split(b.shape, args.bool("trans_b"), lambda k: (k, None))
+    ndim = max(len(batch_a), len(batch_b))
+    padded = ((1,) * (ndim - len(batch)) + batch for batch in (batch_a, batch_b))
+    shape = [q if p == 1 else p for p, q in zip(*padded)]
+    shape += [d for d in (m, n) if d is not None]
+    return [TensorInfo(shape or (1,), a.dtype)]
 
 
 def _cost_batch(args, inputs, outputs):
-    if not inputs[0].shape or outputs[0].shape is None:
+    a, _ = inputs
+    (y,) = outputs
+    if not a.shape or y.shape is None:
         return None
-    k = inputs[0].shape[-2 if args.bool("trans_a") and inputs[0].ndim > 1 else -1]
-    return _flops(1, outputs[0].size, k, inputs)
+    _, _, k = _split(a.shape, args.bool("trans_a"), lambda k: (None, k))
+    return _flops(1, y.size, k, inputs)
 
 
 def _gradient_batch(g):
