@@ -24,8 +24,9 @@ cdef class Correlation(Operator):
     cdef int answers(self, const float* x, const float* bias, float* y) except -1 nogil
     cdef int images(self, const float* y, const float* bias, float* x) except -1 nogil
     cdef int filter_gradient(self, const float* x, const float* y, float* dw) except -1 nogil
-    cdef int bias_gradient(self, const float* y, int64_t channels, int64_t pixels, float* db) noexcept nogil
+    cdef void bias_gradient(self, const float* y, int64_t channels, int64_t pixels, float* db) noexcept nogil
 
+    cdef void depthwise(self, const image_t* g, const float* x, const float* w, const float* bias, float* y) noexcept nogil
     cdef void* pack_room(self, size_t n) except NULL nogil
     cdef int multiply(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
                       const float* x, const float* bias, float* y) except -1 nogil

@@ -19,25 +19,9 @@ from caffe2.ops.windows import ARGS, DILATION, GROUP, infer, kernel_of
 cdef extern from *:
     """
     #include <stdlib.h>
-    #include <string.h>
     static void* aligned_new(size_t n) { void* p; return posix_memalign(&p, 64, n + 64) ? NULL : p; }
-
-    static void add_to(float* to, const float* from, long n) { for (long i = 0; i < n; i++) to[i] += from[i]; }
-    static void fill(float* to, float value, long n) { for (long i = 0; i < n; i++) to[i] = value; }
-    static float sum_of(const float* x, long n) {
-        float part[16] = {0}, sum = 0;
-        long i = 0;
-        for (; i + 16 <= n; i += 16)
-            for (int j = 0; j < 16; j++) part[j] += x[i + j];
-        for (int j = 0; j < 16; j++) sum += part[j];
-        for (; i < n; i++) sum += x[i];
-        return sum;
-    }
     """
     void* aligned_new(size_t n) noexcept nogil
-    void add_to(float* to, const float* from_, long n) noexcept nogil
-    void fill(float* to, float value, long n) noexcept nogil
-    float sum_of(const float* x, long n) noexcept nogil
 
 # Products of filters and windows with fewer windows than this are made of several images at once.
 cdef enum:
@@ -55,6 +39,11 @@ cdef bint is_plain(const image_t* g) noexcept nogil:
         if g.kernel[i] != 1 or g.stride[i] != 1 or g.pad[i] != 0 or g.out[i] != g.size[i]:
             return False
     return True
+
+
+cdef inline bint is_depthwise(const windows_t* g, int64_t filters) noexcept nogil:
+    """Whether every channel has one filter of its own."""
+    return not g.image.nhwc and g.image.channels == 1 and filters == g.group and g.group > 1
 
 
 cdef void turn(const float* w, int64_t filters, int64_t channels, int64_t taps, float* turned) noexcept nogil:
@@ -128,7 +117,11 @@ cdef class Correlation(Operator):
         cdef tensor_t* w = self.x[1]
         cdef operand_t o
         cdef int i
-        cdef char* packed = <char*>self.pack_room(bytes * g.group)
+        cdef char* packed
+        if is_depthwise(g, self.filters):
+            self.depthwise(&g.image, x, <const float*>self.x[1].data, bias, y)
+            return 0
+        packed = <char*>self.pack_room(bytes * g.group)
         # Filters that nobody else can write need packing only when their version has changed.
         if w.storage.refs > 1 or self.packed_from != w.data or self.packed_version != w.version:
             memset(&o, 0, sizeof(o))
@@ -142,6 +135,14 @@ cdef class Correlation(Operator):
             self.packed_from = w.data
             self.packed_version = w.version
         return self.multiply(&g.image, filters, taps, packed, bytes, x, bias, y)
+
+    cdef void depthwise(self, const image_t* g, const float* x, const float* w, const float* bias, float* y) noexcept nogil:
+        """Plane by plane."""
+        cdef int64_t channels = self.filters, taps = self.windows.c.taps, i
+        cdef int64_t count = <int64_t>g.out[0] * g.out[1] * g.out[2]
+        cdef int nth = num_threads(g.batch * channels * count * taps // 4)
+        for i in prange(g.batch * channels, num_threads=nth, schedule="static"):
+            K.depthwise(g, x + i * g.step, w + i % channels * taps, bias[i % channels] if bias != NULL else 0, y + i * count)
 
     cdef int multiply(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
                       const float* x, const float* bias, float* y) except -1 nogil:
@@ -225,7 +226,12 @@ cdef class Correlation(Operator):
         for i in range(3):
             unit &= g.image.stride[i] == 1
         # Entries of columns cost more to add than pixels to lay out, but there may be fewer of them.
-        if unit and (filters * g.pixels * (g.image.channels + 6) < g.image.channels * g.count * (filters + 22)):
+        if is_depthwise(g, self.filters) and bias == NULL and not unit:
+            nth = num_threads(g.batch * self.filters * g.count * g.taps)
+            for i in prange(g.batch * self.filters, num_threads=nth, schedule="static"):
+                K.depthwise_image(&g.image, y + i * g.count, w + i % self.filters * g.taps, x + i * g.pixels)
+            return 0
+        if unit and (is_depthwise(g, self.filters) or filters * g.pixels * (g.image.channels + 6) < g.image.channels * g.count * (filters + 22)):
             # The same as a convolution of y with the filters turned around: no columns are written.
             for i in range(3):
                 back.size[i] = g.image.out[i]
@@ -234,6 +240,12 @@ cdef class Correlation(Operator):
             back.channels = <int>filters
             back.step = g.count
             back.batch_stride = self.filters * g.count
+            if is_depthwise(g, self.filters):
+                turned = <float*>self.scratch(self.filters * g.taps * sizeof(float))
+                for i in range(self.filters):
+                    turn(w + i * g.taps, 1, 1, g.taps, turned + i * g.taps)
+                self.depthwise(&back, y, turned, bias, x)
+                return 0
             taps = filters * g.taps
             bytes = (K.sgemm_pack_bytes(OPERAND_A, g.image.channels, taps) + 63) & ~<size_t>63
             packed = <char*>self.pack_room(bytes * g.group)
@@ -301,7 +313,8 @@ cdef class Correlation(Operator):
                         x[p * g.channels + c] = bias[c]
             else:
                 for c in range(g.channels):
-                    fill(x + c * g.pixels, bias[c], g.pixels)
+                    for p in range(g.pixels):
+                        x[c * g.pixels + p] = bias[c]
         for group in range(g.group):
             f.data = <const char*>w + group * group_bytes
             to = x + group * g.image.channels * (1 if g.image.nhwc else g.pixels) if plain else columns
@@ -329,6 +342,13 @@ cdef class Correlation(Operator):
         cdef int64_t size = self.filters * g.image.channels * g.taps, n, i
         cdef int nth = num_threads(<int64_t>(g.batch * <double>size * g.count / 8)), failed = 0
         cdef float* parts
+        if is_depthwise(g, self.filters):
+            memset(dw, 0, size * sizeof(float))
+            for i in prange(self.filters, num_threads=nth, schedule="static"):
+                for n in range(g.batch):
+                    K.depthwise_filter(&g.image, x + (n * self.filters + i) * g.pixels, y + (n * self.filters + i) * g.count,
+                                       dw + i * g.taps)
+            return 0
         if nth == 1 or size >= SHARED_FILTERS or g.batch < nth:
             failed = self.filter_gradient_part(x, y, dw, 0, g.batch, nth)
         else:
@@ -339,7 +359,7 @@ cdef class Correlation(Operator):
                 failed |= self.filter_gradient_part(x, y, parts + (i - 1) * n if i else dw, g.batch * i // nth,
                                                     g.batch * (i + 1) // nth, 1)
             for i in range(nth - 1):
-                add_to(dw, parts + i * n, size)
+                K.vadd(size, dw, parts + i * n, dw)
         if failed:
             with gil:
                 raise MemoryError
@@ -384,21 +404,18 @@ cdef class Correlation(Operator):
             i += n
         return failed
 
-    cdef int bias_gradient(self, const float* y, int64_t channels, int64_t pixels, float* db) noexcept nogil:
-        cdef int64_t batch = self.windows.c.batch, c, i, p
+    cdef void bias_gradient(self, const float* y, int64_t channels, int64_t pixels, float* db) noexcept nogil:
+        cdef int64_t batch = self.windows.c.batch, c, i
         cdef int nth = num_threads(batch * channels * pixels)
-        cdef float sum
+        cdef double sum
         if self.windows.c.image.nhwc:
-            memset(db, 0, channels * sizeof(float))
-            for p in range(batch * pixels):
-                add_to(db, y + p * channels, channels)
-            return 0
+            K.column_sums(batch * pixels, channels, y, channels, db)
+            return
         for c in prange(channels, num_threads=nth, schedule="static"):
             sum = 0
             for i in range(batch):
-                sum = sum + sum_of(y + (i * channels + c) * pixels, pixels)
-            db[c] = sum
-        return 0
+                sum = sum + K.vsum(pixels, y + (i * channels + c) * pixels)
+            db[c] = <float>sum
 
 
 cdef class Conv(Correlation):

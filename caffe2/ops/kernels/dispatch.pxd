@@ -73,6 +73,12 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
                         int nth) noexcept nogil
         void (*dcol2im)(const image_t* image, const double* columns, double* x,
                         int nth) noexcept nogil
+        void (*depthwise)(const image_t* image, const float* x, const float* w, float bias,
+                          float* y) noexcept nogil
+        void (*depthwise_filter)(const image_t* image, const float* x, const float* dy,
+                                 float* dw) noexcept nogil
+        void (*depthwise_image)(const image_t* image, const float* dy, const float* w,
+                                float* dx) noexcept nogil
         void (*vexp)(long n, const float* x, float* y) noexcept nogil
         void (*vlog)(long n, const float* x, float* y) noexcept nogil
         void (*vtanh)(long n, const float* x, float* y) noexcept nogil

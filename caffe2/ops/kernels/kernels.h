@@ -101,6 +101,12 @@ typedef struct kernels_t {
     void (*scol2im)(const image_t* image, const float* columns, float* x, int nth);
     void (*dcol2im)(const image_t* image, const double* columns, double* x, int nth);
 
+    /* One channel of one NCHW image (channels, batch and the steps between them do not count) and
+     * one filter of its own: y = bias + filter over x; dw += its gradient; dx = the image's. */
+    void (*depthwise)(const image_t* image, const float* x, const float* w, float bias, float* y);
+    void (*depthwise_filter)(const image_t* image, const float* x, const float* dy, float* dw);
+    void (*depthwise_image)(const image_t* image, const float* dy, const float* w, float* dx);
+
     /* ---- arrays of float --------------------------------------------------------------- */
 
     /* Largest error in units in the last place of the exact result (measured over all exponents);

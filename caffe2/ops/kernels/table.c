@@ -3,11 +3,11 @@
 
 #define NAME_(x) #x
 #define NAME(x) NAME_(x)
-/* Every function of the table, by the names they have in gemm.c and vector.c. */
+/* Every function of the table, by the names they have in gemm.c, depthwise.c and vector.c. */
 #define GEMM(F) \
     F(sgemm) F(dgemm) F(sgemm_op) F(dgemm_op) F(sgemm_pack_bytes) F(sgemm_pack) \
     F(dgemm_pack_bytes) F(dgemm_pack) F(sgemm_batch) F(dgemm_batch) F(sim2col) F(dim2col) \
-    F(scol2im) F(dcol2im)
+    F(scol2im) F(dcol2im) F(depthwise) F(depthwise_filter) F(depthwise_image)
 #define VECTOR(F) \
     F(vexp) F(vlog) F(vtanh) F(vsigmoid) F(verf) F(softmax_rows) F(vrelu) F(vrelu_grad) \
     F(vsigmoid_grad) F(vtanh_grad) F(vaxpy) F(vaxpby) F(vscale) F(vadd) F(vsub) F(vmul) F(vdiv) \
