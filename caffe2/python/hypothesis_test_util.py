@@ -110,7 +110,7 @@ def arrays(
     """Arrays of one shape. Elements need not be exact in `dtype`."""
     if elements is None:
         elements = elements_of_type(dtype)
-    elif np.dtype(dtype).kind == "f":
+    elif np.dtype(dtype).kind in "fiub":
         elements = elements.map(np.dtype(dtype).type)
     return hypothesis.extra.numpy.arrays(dtype, dims, elements=elements)
 
