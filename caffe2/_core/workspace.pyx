@@ -169,11 +169,13 @@ def current():
     return _current
 
 
+@cython.binding(False)
 def current_name():
     """The current workspace's name."""
     return _current_name
 
 
+@cython.binding(False)
 def workspaces():
     """Names of all workspaces."""
     return list(_workspaces)

@@ -1,3 +1,5 @@
+# cython: binding=False
+# Plain built-in functions, as those of an extension module are.
 """The runtime under the names by which clients of the original's C extension reach it (``workspace.C``).
 
 Messages come in and go out serialized, as bytes.
@@ -8,7 +10,6 @@ import threading
 import numpy as np
 from google.protobuf.message import DecodeError
 
-import caffe2.ops  # noqa: F401  registers the operators
 from caffe2._core import gradient as _gradient
 from caffe2._core import inference as _inference
 from caffe2._core import registry as _registry
@@ -22,13 +23,11 @@ from caffe2._core.observer import OBSERVERS as _OBSERVERS
 from caffe2._core.observer import Observer
 from caffe2._core.operator import Operator, run_once
 from caffe2._core.plan import run_plan as _run_plan
-from caffe2._core.registry import nearby as nearby_opnames
-from caffe2._core.registry import registered as registered_operators
-from caffe2._core.registry import registry_key as op_registry_key
 from caffe2._core.schema import OpSchema, TensorInfo
 from caffe2._core.tensor import Tensor
 from caffe2._core.workspace import Workspace, feed_blob, fetch_blob, view_blob, workspaces
 from caffe2._core.workspace import current_name as current_workspace
+# importing anything from caffe2.ops registers the operators
 from caffe2.ops.python_op import register_python_gradient_op, register_python_op
 from caffe2.proto import caffe2_pb2
 
@@ -287,6 +286,21 @@ def num_observers_on_net(net_name):
 
 # ---------------------------------------------------------------- schemas, gradients, inference
 
+def registered_operators():
+    """Sorted names of all operators."""
+    return _registry.registered()
+
+
+def nearby_opnames(name):
+    """Names of operators that are close to `name`, best first."""
+    return _registry.nearby(name)
+
+
+def op_registry_key(op_type, engine):
+    """Name under which an operator of some engine is known."""
+    return _registry.registry_key(op_type, engine)
+
+
 def get_gradient_defs(op_def, output_gradients):
     """Serialized operators that compute an operator's gradient, and the gradients of its inputs."""
     ops, grads = _gradient.gradient_ops(_parse(caffe2_pb2.OperatorDef, op_def), output_gradients)
@@ -464,4 +478,3 @@ class Predictor:
             self._net = bind_net(self._net_def, self._workspace)
         self._net.run()
         return [self._workspace[name].fetch() for name in self._net_def.external_output]
-
