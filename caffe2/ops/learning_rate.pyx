@@ -293,7 +293,7 @@ def make_policy(args, base, prefix=""):
     name = args.str(prefix + "policy")
     if name not in _POLICIES:
         raise ValueError(f"the argument {prefix}policy must be one of {', '.join(_POLICIES)}, but "
-                          f"is {name!r}")
+                         f"is {name!r}")
     return _POLICIES[name](args, lambda n, default: args.float(prefix + n, default),
                            lambda n, default: args.int(prefix + n, default), base)
 

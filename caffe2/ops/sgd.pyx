@@ -7,7 +7,7 @@ operator: the rule, and the order of its blobs.
 """
 from cython.parallel cimport prange
 
-from libc.math cimport cbrt, exp, fabs, fmax, fmin, log, pow, sqrt, sqrtf
+from libc.math cimport cbrt, exp, fmax, fmin, log, pow, sqrt, sqrtf
 from libc.stdint cimport INT64_MAX, int32_t, int64_t
 
 from caffe2._core.operator cimport Operator
@@ -345,7 +345,7 @@ _MEANINGS = {
 }
 
 
-def update_rule(name, cls, inputs, outputs, doc, args=None, aliases={}):
+def update_rule(name, cls, inputs, outputs, doc, args=None, aliases=None):
     """Register an operator that steps by a rule.
 
     Parameters
@@ -366,7 +366,7 @@ def update_rule(name, cls, inputs, outputs, doc, args=None, aliases={}):
         return names, needed, extents
 
     def shown(n):
-        return aliases.get(n, n)
+        return (aliases or {}).get(n, n)
 
     (ins, least_in, extents), (outs, least_out, own) = parse(inputs), parse(outputs)
     LAYOUTS[name] = ins, outs, {n: extents.get(n) or own[n] for n in outs}

@@ -25,7 +25,7 @@ cdef class WeightedSum(Operator):
     def setup(self):
         if self.num_inputs % 2 or not self.num_inputs:
             raise ValueError(f"takes pairs of a tensor and its weight, but was given "
-                              f"{self.num_inputs} inputs")
+                             f"{self.num_inputs} inputs")
 
     cdef void stretch(self, int64_t start, int64_t n) noexcept nogil:
         cdef int i
@@ -86,7 +86,7 @@ cdef class WeightedSumGradient(Operator):
         wanted = self.num_inputs - 1 if self.grad_on_w else self.num_inputs // 2
         if self.num_inputs % 2 == 0 or self.num_outputs != wanted:
             raise ValueError(f"takes a gradient and pairs of a tensor and its weight, gives "
-                              f"{wanted} outputs for "
+                             f"{wanted} outputs for "
                              f"{self.num_inputs} inputs, but was asked for {self.num_outputs}")
 
     cdef int run(self) except -1 nogil:
