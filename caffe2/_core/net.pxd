@@ -11,7 +11,8 @@ cdef class Net:
     cdef int count
     cdef void** ops                 # borrowed from operators
     cdef int at                     # operator that is running, or that failed
-    cdef bint running
+    cdef object lock
+    cdef unsigned long runner       # thread that runs the net, 0 for none
     cdef object __weakref__
 
     cpdef run(self, int iterations=*)

@@ -5,6 +5,7 @@ from caffe2._core cimport threads
 from caffe2._core.operator cimport Operator, run_operator
 from caffe2._core.workspace cimport Workspace
 
+from threading import Lock
 from time import perf_counter
 
 from caffe2._core.args import Args
@@ -21,6 +22,7 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
+    unsigned long PyThread_get_thread_ident() noexcept
 
 # Seconds between two looks at pending signals (Ctrl-C) while a net runs.
 cdef double SIGNAL_INTERVAL = 0.05
@@ -47,6 +49,7 @@ cdef class Net:
         self.workspace = workspace
         self.args = Args(definition)
         self.observers = []
+        self.lock = Lock()
         self.operators = []
         created = []
         try:
@@ -98,7 +101,7 @@ cdef class Net:
         return 0
 
     cpdef run(self, int iterations=1):
-        """Run all operators, `iterations` times over.
+        """Run all operators, `iterations` times over. Runs of one net, asked for by several threads, take turns.
 
         Raises
         ------
@@ -107,17 +110,19 @@ cdef class Net:
         KeyboardInterrupt
             After Ctrl-C, between two operators.
         """
-        if self.running:
-            raise RuntimeError(f"net {self.name!r} is running already; its operators can serve one run at a time")
-        self.running = True
-        try:
-            if self.observers:
-                for _ in range(iterations):
-                    self.run_observed()
-            else:
-                self.run_all(iterations)
-        finally:
-            self.running = False
+        cdef unsigned long me = PyThread_get_thread_ident()
+        if self.runner == me:
+            raise RuntimeError(f"net {self.name!r} is running already, and one of its operators runs it again")
+        with self.lock:
+            self.runner = me
+            try:
+                if self.observers:
+                    for _ in range(iterations):
+                        self.run_observed()
+                else:
+                    self.run_all(iterations)
+            finally:
+                self.runner = 0
         return True
 
     cdef int run_all(self, int iterations) except -1:
