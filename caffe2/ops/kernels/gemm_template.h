@@ -68,6 +68,7 @@ INLINE void FN(tile)(const int rows, const int vectors, const int packed, long k
         for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; j++) sum[i][j] += a[packed ? i : i * ars] * bv[j];
+        if (packed) __builtin_prefetch(a + rows * 32);
         a += packed ? rows : aks;
         b += packed ? NR : bks;
     }
@@ -499,7 +500,7 @@ static void FN(share)(const FN(product_t) * p, int nth,
                       void (*f)(const FN(product_t) *, long, long, long, long)) {
     const long m = p->rows.n, n = p->columns.n;
     const long row_blocks = (m + DIRECT_MR - 1) / DIRECT_MR, column_blocks = (n + NR - 1) / NR;
-    const int by_rows = column_blocks < nth && row_blocks > column_blocks;
+    const int by_rows = column_blocks < 4 * nth && row_blocks > column_blocks;
     const long blocks = by_rows ? row_blocks : column_blocks, width = by_rows ? DIRECT_MR : NR;
     nth = (int)MIN(nth, blocks);
     if (nth <= 1) f(p, 0, m, 0, n);
@@ -543,7 +544,7 @@ static int FN(multiply)(long m, long n, long k, REAL alpha, FN(source_t) a, FN(s
     nth = work < nth * THREAD_WORK ? MAX(1, (int)(work / THREAD_WORK)) : nth;
     if (k && stored && a.along && b.along && (m <= 4 || n <= 4)) FN(share)(&p, nth, FN(dots));
     else if (!k || (!a.image && !a.packed && !b.packed &&
-                    (m <= DIRECT_MR || n <= NR || work <= SMALL_WORK)))
+                    (m <= DIRECT_MR || n <= 4 * NR || work <= SMALL_WORK)))
         FN(share)(&p, nth, FN(direct));
     else {
         p.rows = FN(layout)(OPERAND_A, m);
