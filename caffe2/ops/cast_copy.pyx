@@ -10,8 +10,8 @@ from caffe2._core.tensor cimport (
     set_string, share, tensor_t,
 )
 from caffe2._core.threads cimport num_threads
-from caffe2.ops.half cimport float_to_half, half_to_float
 from caffe2.ops.indices cimport index_at, is_index
+from caffe2.ops.kernels.dispatch cimport K
 
 from caffe2._core.args import kind
 from caffe2._core.gradient import none, simple
@@ -54,7 +54,8 @@ cdef void convert(const from_t* x, to_t* y, int64_t n) noexcept nogil:
 
 cdef void convert_from(const from_t* x, void* y, int dtype, int64_t n) noexcept nogil:
     """Write n values as dtype."""
-    cdef int64_t i
+    cdef int64_t i, at, m
+    cdef float[256] part
     if dtype == FLOAT:
         convert(x, <float*>y, n)
     elif dtype == DOUBLE:
@@ -74,15 +75,19 @@ cdef void convert_from(const from_t* x, void* y, int dtype, int64_t n) noexcept 
     elif dtype == BOOL:
         for i in range(n):
             (<uint8_t*>y)[i] = x[i] != 0
+    elif from_t is float:
+        K.float_to_half(n, x, <uint16_t*>y)
     else:
-        for i in range(n):
-            (<uint16_t*>y)[i] = float_to_half(<float>x[i])
+        for at in range(0, n, 256):
+            m = min(n - at, <int64_t>256)
+            convert(x + at, <float*>part, m)
+            K.float_to_half(m, part, <uint16_t*>y + at)
 
 
 cdef void cast_stretch(const tensor_t* x, tensor_t* y, size_t x_width, size_t y_width, int64_t begin, int64_t end) noexcept nogil:
     cdef const char* source = <const char*>x.data + begin * x_width
     cdef char* to = <char*>y.data + begin * y_width
-    cdef int64_t n = end - begin, i, m
+    cdef int64_t n = end - begin, m
     cdef float[256] part
     if x.dtype == FLOAT:
         convert_from(<float*>source, to, y.dtype, n)
@@ -101,8 +106,7 @@ cdef void cast_stretch(const tensor_t* x, tensor_t* y, size_t x_width, size_t y_
     elif x.dtype == FLOAT16:
         while n > 0:
             m = min(n, <int64_t>256)
-            for i in range(m):
-                part[i] = half_to_float((<const uint16_t*>source)[i])
+            K.half_to_float(m, <const uint16_t*>source, part)
             convert_from(<float*>part, to, y.dtype, m)
             source += m * x_width
             to += m * y_width

@@ -17,7 +17,7 @@ from caffe2._core.tensor cimport (
     DOUBLE, FLOAT, FLOAT16, INT32, INT64, MAX_DIMS, STRING, Tensor, UINT8, copy_items, itemsize, resize, resize1,
     set_string, tensor_t,
 )
-from caffe2.ops.half cimport float_to_half
+from caffe2.ops.kernels.dispatch cimport K
 
 from caffe2._core.args import kind
 from caffe2._core.gradient import none
@@ -302,12 +302,11 @@ cdef class Float16UniformFill(UniformFill):
 
     cdef int fill(self, tensor_t* y) except -1 nogil:
         cdef float[1024] part
-        cdef int64_t at, n, i
+        cdef int64_t at, n
         for at in range(0, y.size, 1024):
             n = min(<int64_t>1024, y.size - at)
             self.random.fill_uniform(part, n, <float>self.low, <float>self.high)
-            for i in range(n):
-                (<uint16_t*>y.data)[at + i] = float_to_half(part[i])
+            K.float_to_half(n, part, <uint16_t*>y.data + at)
         return 0
 
 

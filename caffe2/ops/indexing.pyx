@@ -192,6 +192,11 @@ register(
 
 # ---------------------------------------------------------------- Gather
 
+cdef inline int64_t wrapped(const tensor_t* indices, int64_t i, int64_t n) noexcept nogil:
+    cdef int64_t k = index_at(indices, i)
+    return k + n if k < 0 else k
+
+
 cdef class Gather(Movement):
     """Data of shape (outer, n, inner), indices of shape (m) or, with match_outer, (outer, m)."""
     cdef int axis
@@ -220,12 +225,6 @@ cdef class Gather(Movement):
         self.m = size_from(indices, axis) if self.match_outer else indices.size
         return check_indices(indices, -self.n, self.n) if self.n else 0
 
-    cdef int64_t place(self, int64_t b) noexcept nogil:
-        """Block of the data that is block b of the output."""
-        cdef int64_t o = b // self.m, k
-        k = index_at(self.x[1], b if self.match_outer else b - o * self.m)
-        return o * self.n + (k + self.n if k < 0 else k)
-
     cdef int prepare(self) except -1 nogil:
         cdef tensor_t* x = self.x[0]
         cdef tensor_t* indices = self.x[1]
@@ -243,17 +242,30 @@ cdef class Gather(Movement):
         return resize(self.y[0], ndim + x.ndim - axis - 1, dims, x.dtype)
 
     cdef void move(self) noexcept nogil:
-        cdef size_t nbytes = self.inner * self.width
-        cdef int64_t blocks = self.outer * self.m if self.n else 0, b
-        cdef char* to = <char*>self.y[0].data
-        cdef char* source = <char*>self.x[0].data
-        cdef int threads = num_threads(blocks * (4 + nbytes // 16))
+        cdef int64_t blocks = self.outer * self.m if self.n else 0, chunk
+        cdef int threads = num_threads(blocks * (4 + self.inner * self.width // 16)), t
         if threads == 1:
-            for b in range(blocks):
-                copy_bytes(to + b * nbytes, source + self.place(b) * nbytes, nbytes)
-        else:
-            for b in prange(blocks, num_threads=threads, schedule="static"):
-                copy_bytes(to + b * nbytes, source + self.place(b) * nbytes, nbytes)
+            self.stretch(0, blocks)
+            return
+        chunk = (blocks + threads - 1) // threads
+        for t in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+            self.stretch(min(blocks, t * chunk), min(blocks, (t + 1) * chunk))
+
+    cdef void stretch(self, int64_t begin, int64_t end) noexcept nogil:
+        """Blocks of the output."""
+        cdef size_t nbytes = self.inner * self.width
+        cdef tensor_t* indices = self.x[1]
+        cdef char* to = <char*>self.y[0].data
+        cdef char* source
+        cdef int64_t o, b, stop, first
+        while begin < end:
+            o = begin // self.m
+            stop = min(end, (o + 1) * self.m)
+            first = 0 if self.match_outer else o * self.m
+            source = <char*>self.x[0].data + o * self.n * nbytes
+            for b in range(begin, stop):
+                copy_bytes(to + b * nbytes, source + wrapped(indices, b - first, self.n) * nbytes, nbytes)
+            begin = stop
 
 
 cdef class BatchGather(Gather):
@@ -291,9 +303,9 @@ cdef class BatchGatherGradient(Gather):
         return 0
 
     cdef void spread(self, int64_t o) noexcept nogil:
-        cdef int64_t b, to
+        cdef int64_t b, to, first = 0 if self.match_outer else o * self.m
         for b in range(o * self.m, (o + 1) * self.m):
-            to = self.place(b) * self.inner
+            to = (o * self.n + wrapped(self.x[1], b - first, self.n)) * self.inner
             if self.y[0].dtype == FLOAT:
                 add(<float*>self.x[2].data + b * self.inner, <float*>self.y[0].data + to, self.inner)
             else:

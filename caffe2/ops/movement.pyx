@@ -10,6 +10,9 @@ from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport MAX_DIMS, STRING, UNDEFINED, itemsize, tensor_t
 from caffe2._core.threads cimport num_threads
 
+cdef extern from "caffe2/ops/kernels/transpose.h":
+    void transpose_4x4(uint32_t* to, int64_t to_step, const uint32_t* x, int64_t step) noexcept nogil
+
 cdef enum:
     BYTES_A_STEP = 16       # a copy moves about that many in an elementary operation
 
@@ -153,10 +156,16 @@ cdef void plane(item_t* to, int64_t to_step, const item_t* source, int64_t rows,
             for i in range(n):
                 to[r * to_step + i] = source[r * row_step]
     elif row_step == 1 and rows > 1 and n > 1:      # a transpose: by tiles of 16, so that lines are used whole
-        for r0 in range(0, rows, 16):
-            r1 = min(rows, r0 + 16)
-            for i0 in range(0, n, 16):
-                i1 = min(n, i0 + 16)
+        for i0 in range(0, n, 16):
+            i1 = min(n, i0 + 16)
+            for r0 in range(0, rows, 16):
+                r1 = min(rows, r0 + 16)
+                if item_t is uint32_t:
+                    if i1 - i0 == 16 and r1 - r0 == 16:
+                        for r in range(r0, r1, 4):
+                            for i in range(i0, i1, 4):
+                                transpose_4x4(to + r * to_step + i, to_step, source + r + i * step, step)
+                        continue
                 for r in range(r0, r1):
                     for i in range(i0, i1):
                         to[r * to_step + i] = source[r + i * step]

@@ -289,27 +289,23 @@ register(
 
 # ---------------------------------------------------------------- ArgMax, ArgMin
 
-cdef void arg_extreme(const number_t* x, int64_t* y, int64_t outer, int64_t n, int64_t inner, bint largest) noexcept nogil:
-    """The first index of the largest, or smallest, of n elements."""
-    cdef int64_t o, a, i, at
-    cdef number_t extreme
-    memset(y, 0, outer * inner * sizeof(int64_t))
-    for o in range(outer):
-        if inner == 1:
-            at = 0
-            extreme = x[o * n]
-            for a in range(1, n):
-                if (x[o * n + a] > extreme) if largest else (x[o * n + a] < extreme):
-                    extreme = x[o * n + a]
-                    at = a
-            y[o] = at
-            continue
+cdef void arg_extreme(const number_t* x, int64_t* y, int64_t n, int64_t inner, bint largest) noexcept nogil:
+    """The first index of the largest, or smallest, of n elements, in `inner` columns."""
+    cdef int64_t a, i, at = 0
+    cdef number_t extreme = x[0]
+    if inner == 1:
         for a in range(1, n):
-            for i in range(inner):
-                extreme = x[(o * n + y[o * inner + i]) * inner + i]
-                at = (o * n + a) * inner + i
-                if (x[at] > extreme) if largest else (x[at] < extreme):
-                    y[o * inner + i] = a
+            if (x[a] > extreme) if largest else (x[a] < extreme):
+                extreme = x[a]
+                at = a
+        y[0] = at
+        return
+    memset(y, 0, inner * sizeof(int64_t))
+    for a in range(1, n):
+        for i in range(inner):
+            extreme = x[y[i] * inner + i]
+            if (x[a * inner + i] > extreme) if largest else (x[a * inner + i] < extreme):
+                y[i] = a
 
 
 cdef class ArgMax(Operator):
@@ -323,9 +319,8 @@ cdef class ArgMax(Operator):
     cdef int run(self) except -1 nogil:
         cdef tensor_t* x = self.x[0]
         cdef int64_t[MAX_DIMS] dims
-        cdef int64_t outer, inner, n
-        cdef int64_t* y
-        cdef int axis, i
+        cdef int64_t outer, inner, n, o
+        cdef int axis, i, threads
         if not is_number(x.dtype):
             return self.bad_dtype(0)
         axis = canonical_axis(self.axis, x.ndim)
@@ -335,18 +330,29 @@ cdef class ArgMax(Operator):
         for i in range(x.ndim):
             dims[i if self.keepdims or i < axis else max(axis, i - 1)] = 1 if i == axis else x.shape[i]
         resize(self.y[0], x.ndim if self.keepdims else x.ndim - 1, dims, INT64)
-        y = <int64_t*>self.y[0].data
         if outer * inner == 0:
             return 0
-        if x.dtype == FLOAT:
-            arg_extreme(<float*>x.data, y, outer, n, inner, self.largest)
-        elif x.dtype == DOUBLE:
-            arg_extreme(<double*>x.data, y, outer, n, inner, self.largest)
-        elif x.dtype == INT32:
-            arg_extreme(<int32_t*>x.data, y, outer, n, inner, self.largest)
+        threads = num_threads(x.size)
+        if threads == 1 or outer == 1:
+            for o in range(outer):
+                self.part(o, n, inner)
         else:
-            arg_extreme(<int64_t*>x.data, y, outer, n, inner, self.largest)
+            for o in prange(outer, num_threads=threads, schedule="static"):
+                self.part(o, n, inner)
         return 0
+
+    cdef void part(self, int64_t o, int64_t n, int64_t inner) noexcept nogil:
+        cdef tensor_t* x = self.x[0]
+        cdef int64_t* y = <int64_t*>self.y[0].data + o * inner
+        cdef int64_t at = o * n * inner
+        if x.dtype == FLOAT:
+            arg_extreme(<float*>x.data + at, y, n, inner, self.largest)
+        elif x.dtype == DOUBLE:
+            arg_extreme(<double*>x.data + at, y, n, inner, self.largest)
+        elif x.dtype == INT32:
+            arg_extreme(<int32_t*>x.data + at, y, n, inner, self.largest)
+        else:
+            arg_extreme(<int64_t*>x.data + at, y, n, inner, self.largest)
 
 
 cdef class ArgMin(ArgMax):
