@@ -1,5 +1,6 @@
 """The backward pass of recorded nets, derived again from their forward operators."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ def derivable():
 @pytest.mark.parametrize("path", [*derivable()], ids=lambda p: p.stem)
 def test_backward_pass(path):
     forward, ys, following = parts(path)
-    ops, _ = core.GradientRegistry.GetBackwardPass(forward, ys)
+    scope = core.DeviceScope(following[0].device_option)
+    with scope if following[0].HasField("device_option") else contextlib.nullcontext():
+        ops, _ = core.GradientRegistry.GetBackwardPass(forward, ys)
     # Sums of several blobs at the same place came in an arbitrary order.
     got, want = ([str(op) for op in ops] for ops in (ops, following[: len(ops)]))
     assert sorted(got) == sorted(want)
