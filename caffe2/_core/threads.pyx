@@ -1,6 +1,7 @@
 """The one place that knows how many threads there are, for OpenMP loops and executors together."""
 import os
 
+cimport openmp
 from libc.stdint cimport int64_t
 
 cdef extern from *:
@@ -37,10 +38,7 @@ def default_num_threads():
     value = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if value.isdigit() and int(value) > 0:
         return int(value)
-    if hasattr(os, "sched_getaffinity"):
-        cpus = len(os.sched_getaffinity(0))
-    else:
-        cpus = os.cpu_count() or 1
+    cpus = openmp.omp_get_num_procs()
     return max(1, min(cpus, _cgroup_cpus() or cpus))
 
 
