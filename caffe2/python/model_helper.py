@@ -435,12 +435,12 @@ def ExtractPredictorNet(
                 if arg.name == "backward_step_net":
                     arg.ClearField("n")
                 elif arg.name == "step_net":
+                    external_inputs.update(
+                        set(arg.n.external_input).intersection(net_proto.external_input))
                     for step_op in arg.n.op:
                         rename(step_op.input, step_op.output)
                         set_device(step_op)
                     rename(arg.n.external_input, arg.n.external_output)
-                    external_inputs.update(
-                        set(arg.n.external_input).intersection(net_proto.external_input))
         set_device(op)
         rename(op.input, op.output)
 

@@ -265,18 +265,6 @@ def GetGraphPngSafe(func: Callable, *args, **kwargs) -> bytes:
         return _DummyPngImage
 
 
-def svg(operators_or_net: Any, **kwargs) -> str | None:
-    """Return the drawing of a net as SVG, None where pydot or Graphviz is missing.
-
-    Notebooks show a net with it. Options are those of GetPydotGraph.
-    """
-    try:
-        return GetPydotGraph(operators_or_net, **kwargs).create_svg().decode()
-    except (ImportError, OSError) as error:
-        logger.info("Net is not drawn: %s", error)
-        return None
-
-
 def main() -> None:
     """Draw the nets of a file."""
     parser = argparse.ArgumentParser(description="Caffe2 net drawer.")

@@ -64,8 +64,8 @@ def Caffe2TensorToNumpyArray(tensor: caffe2_pb2.TensorProto) -> np.ndarray:
     if tensor.data_type not in _TENSOR_FIELDS:
         raise RuntimeError(f"Tensor data type not supported yet: {tensor.data_type}")
     dtype, field = _TENSOR_FIELDS[tensor.data_type]
-    raw = tensor.raw_data or (tensor.byte_data if field == "byte_data" else b"")
-    if raw:
+    if tensor.raw_data or field == "byte_data":
+        raw = tensor.raw_data or tensor.byte_data
         flat = np.frombuffer(raw, np.dtype(dtype).newbyteorder("<")).astype(dtype)
     else:
         values = getattr(tensor, field)
@@ -88,7 +88,7 @@ def NumpyArrayToCaffe2Tensor(arr: np.ndarray, name: str | None = None) -> caffe2
     if field == "byte_data":
         tensor.byte_data = arr.astype(arr.dtype.newbyteorder("<")).tobytes()
     else:
-        values = arr.ravel().tolist()
+        values = (arr.view(np.uint8) if arr.dtype == bool else arr).ravel().tolist()
         if field == "string_data":
             values = [v.encode() if isinstance(v, str) else v for v in values]
         getattr(tensor, field).extend(values)

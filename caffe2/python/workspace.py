@@ -46,6 +46,8 @@ GpuDeviceType = caffe2_pb2.HIP if has_hip_support else caffe2_pb2.CUDA
 # net name -> operator index -> stack in which the operator was made, innermost frame first
 operator_tracebacks: dict[str, dict[int, list[tuple]]] = defaultdict(dict)
 
+_FOLDER = os.path.dirname(__file__)
+
 Int8Tensor = namedtuple("Int8Tensor", ["data", "scale", "zero_point"])
 
 
@@ -185,12 +187,16 @@ def _failed_op() -> int | None:
 
 def CallWithExceptionIntercept(
         func: Callable, op_id_fetcher: Callable[[], int | None], net_name: str, *args, **kwargs) -> Any:
-    """Call `func`; note on its exception where the failing operator was made."""
+    """Call `func`; note on its exception where the failing operator was made.
+
+    The note holds the innermost frames outside this package.
+    """
     try:
         return func(*args, **kwargs)
     except Exception as error:
         tracebacks = operator_tracebacks.get(net_name)
-        frames = tracebacks and tracebacks.get(op_id_fetcher())
+        frames = (tracebacks and tracebacks.get(op_id_fetcher())) or ()
+        frames = [f for f in frames if not f[0].startswith(_FOLDER)][:4]
         if frames:
             error.add_note("The operator was made here (most recent call last):\n" + "\n".join(
                 f'  File "{frame[0]}", line {frame[1]}, in {frame[2]}'
