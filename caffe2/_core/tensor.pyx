@@ -18,7 +18,14 @@ cdef extern from *:
     #define atomic_inc(p) __atomic_add_fetch(p, 1, __ATOMIC_RELAXED)
     #define atomic_dec(p) __atomic_sub_fetch(p, 1, __ATOMIC_ACQ_REL)
     #define mul_overflow(a, b, r) __builtin_mul_overflow((int64_t)(a), (int64_t)(b), r)
+    /* Held while a tensor changes its storage or another takes a share in it: a fetch meets either the old or the new
+       one, also while a net runs in another thread. */
+    static char caffe2_storage_lock;
+    static void lock_storage(void) { while (__atomic_test_and_set(&caffe2_storage_lock, __ATOMIC_ACQUIRE)) {} }
+    static void unlock_storage(void) { __atomic_clear(&caffe2_storage_lock, __ATOMIC_RELEASE); }
     """
+    void lock_storage() noexcept nogil
+    void unlock_storage() noexcept nogil
     void* aligned_new(size_t n) noexcept nogil
     int atomic_inc(int* p) noexcept nogil
     int atomic_dec(int* p) noexcept nogil
@@ -117,6 +124,7 @@ cdef int resize(tensor_t* t, int ndim, const int64_t* shape, int dtype) except -
     cdef int64_t n
     cdef size_t nbytes
     cdef storage_t* s = t.storage
+    cdef storage_t* old = NULL
     if s != NULL and t.dtype == dtype and t.ndim == ndim:
         for i in range(ndim):
             if t.shape[i] != shape[i]:
@@ -132,15 +140,18 @@ cdef int resize(tensor_t* t, int ndim, const int64_t* shape, int dtype) except -
     # data differs from the storage's start only in a view into somebody else's memory
     if s == NULL or (s.strings != 0) != (dtype == STRING) or s.data != t.data or s.capacity < nbytes:
         s = allocate(nbytes, dtype == STRING)
-        release(t.storage)
-        t.storage = s
-        t.data = s.data
+        old = t.storage
+    lock_storage()
+    t.storage = s
+    t.data = s.data
     t.ndim = ndim
     for i in range(ndim):
         t.shape[i] = shape[i]
     t.size = n
     t.dtype = dtype
     t.version += 1
+    unlock_storage()
+    release(old)
     return 0
 
 
@@ -210,21 +221,26 @@ cdef void share(tensor_t* to, const tensor_t* source) noexcept nogil:
     cdef uint64_t version = max(to.version, source.version) + 1
     if to == source:
         return
+    lock_storage()
     if source.storage != NULL:
         atomic_inc(&source.storage.refs)
     to[0] = source[0]
     to.version = version
+    unlock_storage()
     release(old)
 
 
 cdef void clear(tensor_t* t) noexcept nogil:
-    release(t.storage)
+    cdef storage_t* old = t.storage
+    lock_storage()
     t.storage = NULL
     t.data = NULL
     t.dtype = UNDEFINED
     t.ndim = 0
     t.size = 0
     t.version += 1
+    unlock_storage()
+    release(old)
 
 
 cdef int64_t size_from(const tensor_t* t, int axis) noexcept nogil:
@@ -280,8 +296,10 @@ cdef object to_numpy(const tensor_t* t, bint view):
     cdef cnp.npy_intp[MAX_DIMS] shape
     cdef int i
     cdef cnp.ndarray a
-    cdef Tensor owner
+    cdef Tensor owner = Tensor.__new__(Tensor)
     cdef PyObject** to
+    share(&owner.t, t)      # stays as it is now, whatever else runs
+    t = &owner.t
     if t.dtype == UNDEFINED:
         raise RuntimeError("the tensor holds nothing yet")
     for i in range(t.ndim):
@@ -299,8 +317,6 @@ cdef object to_numpy(const tensor_t* t, bint view):
         a = cnp.PyArray_EMPTY(t.ndim, shape, NUMPY_TYPE[t.dtype], 0)
         memcpy(cnp.PyArray_DATA(a), t.data, t.size * itemsize(t.dtype))
         return a
-    owner = Tensor.__new__(Tensor)
-    share(&owner.t, t)
     a = cnp.PyArray_SimpleNewFromData(t.ndim, shape, NUMPY_TYPE[t.dtype], t.data)
     cnp.set_array_base(a, owner)
     return a

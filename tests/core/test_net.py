@@ -242,3 +242,23 @@ def test_threads_are_shared_out():
             set_num_threads(0)
     finally:
         set_num_threads(before)
+
+
+def test_fetching_while_a_net_resizes_the_blob():
+    net = caffe2_pb2.NetDef(name="n")
+    for i, size in enumerate((10, 100_000, 3, 1_000_000)):
+        net.op.append(core.CreateOperator("ConstantFill", [], "x", shape=[size], value=float(i)))
+    net.op.append(core.CreateOperator("Free", "x", "x"))
+    workspace.CreateNet(net)
+    runner = threading.Thread(target=workspace.RunNet, args=("n", 100))
+    runner.start()
+    fetched = 0
+    while runner.is_alive():
+        try:
+            x = workspace.FetchBlob("x")
+        except RuntimeError:        # between Free and the next fill
+            continue
+        assert x.size in (10, 100_000, 3, 1_000_000)
+        fetched += 1
+    runner.join()
+    assert fetched
