@@ -111,7 +111,7 @@ def arrays(
     if elements is None:
         elements = elements_of_type(dtype)
     elif np.dtype(dtype).kind in "fiub":
-        elements = elements.map(np.dtype(dtype).type)
+        elements = elements.map(lambda value: np.asarray(value).astype(dtype)[()])
     return hypothesis.extra.numpy.arrays(dtype, dims, elements=elements)
 
 
