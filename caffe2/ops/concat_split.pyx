@@ -85,12 +85,14 @@ def concat_infer(args, inputs):
     shape, n = list(inputs[0].shape), len(inputs)
     axis += len(shape) + add_axis if axis < 0 else 0
     for x in inputs[1:]:
-        if x.ndim != len(shape) or any(a != b for d, (a, b) in enumerate(zip(x.shape, shape)) if d != axis or add_axis):
+        if x.ndim != len(shape) or any(
+                a != b and min(a, b) >= 0 for d, (a, b) in enumerate(zip(x.shape, shape)) if d != axis or add_axis):
             raise ValueError("all dimensions but the one to join along must be equal")
     if add_axis:
         shape.insert(axis, n)
     else:
-        shape[axis] = sum(x.shape[axis] for x in inputs)
+        sizes = [x.shape[axis] for x in inputs]
+        shape[axis] = sum(sizes) if min(sizes) >= 0 else -1
     return [TensorInfo(shape, inputs[0].dtype), TensorInfo((n,), INT32)]
 
 
@@ -290,6 +292,7 @@ register(
     "LengthsSplit", LengthsSplit, (1, 2), 1,
     ins={"LENGTHS": "int32 vector", "n_split": "int32 scalar, wins over the argument"},
     outs={"Y": "int32 vector of len(LENGTHS) * n_split elements"}, args={"n_split": "number of parts"},
-    infer=lambda args, inputs: [TensorInfo((inputs[0].shape[0] * args.int("n_split") if len(inputs) == 1 else -1,), INT32)],
+    infer=lambda args, inputs: [
+        TensorInfo((inputs[0].shape[0] * args.int("n_split") if len(inputs) == 1 and inputs[0].shape[0] >= 0 else -1,), INT32)],
     doc="Splits each length into n_split parts that differ by 1 at most.",
 )

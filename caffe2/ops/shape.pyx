@@ -166,8 +166,11 @@ cdef class Flatten(Reshaping):
 
 
 def product(dims):
+    """Of dimensions; -1, unknown, where one of them is."""
     n = 1
     for d in dims:
+        if d < 0:
+            return -1
         n *= d
     return n
 
@@ -196,7 +199,7 @@ cdef class FlattenToVec(Reshaping):
 
 register(
     "FlattenToVec", FlattenToVec, 1, 1, ins={"input": "tensor of any type"}, outs={"output": "vector"},
-    infer=lambda args, inputs: [TensorInfo((inputs[0].size,), inputs[0].dtype)], gradient=_AS_INPUT,
+    infer=lambda args, inputs: [TensorInfo((product(inputs[0].shape),), inputs[0].dtype)], gradient=_AS_INPUT,
     doc="Joins all dimensions to one.",
 )
 
@@ -641,7 +644,7 @@ def tile_infer(args, inputs):
     shape, axis = list(inputs[0].shape), args.int("axis", 0)
     if len(inputs) > 2:
         return [TensorInfo([-1] * len(shape), inputs[0].dtype)]
-    shape[axis] = -1 if len(inputs) == 2 else shape[axis] * args.int("tiles", 1)
+    shape[axis] = -1 if len(inputs) == 2 else product((shape[axis], args.int("tiles", 1)))
     return [TensorInfo(shape, inputs[0].dtype)]
 
 
