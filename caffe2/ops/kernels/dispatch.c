@@ -15,8 +15,7 @@ const kernels_t* kernels_level(const char* level) {
 #ifdef HAVE_v3
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-        __builtin_cpu_supports("f16c"))
+        __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))
         tables[1] = &kernels_v3;
     if (tables[1] && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&

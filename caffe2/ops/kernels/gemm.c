@@ -3,7 +3,7 @@
 
 enum { SLOT_A, SLOT_B };
 
-/* Blocks: KC columns of A and rows of B, NC bytes-bound columns of B, A in all. */
+/* Blocks: KC columns of A and rows of B, NC columns of B, bytes of A. */
 #define KC 256
 #define A_BYTES (32l << 20)
 #define NC (1024 / (int)sizeof(REAL))
@@ -31,7 +31,9 @@ INLINE int advance(int* at, const int* limit) {
     return 1;
 }
 
-static long image_taps(const image_t* g) { return (long)g->kernel[0] * g->kernel[1] * g->kernel[2]; }
+static long image_taps(const image_t* g) {
+    return (long)g->kernel[0] * g->kernel[1] * g->kernel[2];
+}
 static long image_pixels(const image_t* g) { return (long)g->out[0] * g->out[1] * g->out[2]; }
 static long image_rows(const image_t* g) {
     return g->nhwc ? g->batch * image_pixels(g) : g->channels * image_taps(g);
@@ -62,7 +64,9 @@ static cursor_t tap_of(const image_t* g, long i) {
 }
 
 static cursor_t row_of(const image_t* g, long i) { return g->nhwc ? pixel_of(g, i) : tap_of(g, i); }
-static cursor_t column_of(const image_t* g, long i) { return g->nhwc ? tap_of(g, i) : pixel_of(g, i); }
+static cursor_t column_of(const image_t* g, long i) {
+    return g->nhwc ? tap_of(g, i) : pixel_of(g, i);
+}
 
 INLINE void next_row(const image_t* g, cursor_t* row) {
     if (advance(row->at, g->nhwc ? g->out : g->kernel)) {
@@ -74,7 +78,9 @@ INLINE void next_row(const image_t* g, cursor_t* row) {
 /* Whether the windows are the pixels themselves, one matrix in memory. */
 static int windows_are_pixels(const image_t* g) {
     for (int i = 0; i < 3; i++)
-        if (g->kernel[i] != 1 || g->stride[i] != 1 || g->pad[i] || g->out[i] != g->size[i]) return 0;
+        if (g->kernel[i] != 1 || g->stride[i] != 1 || g->pad[i] ||
+            g->out[i] != g->size[i])
+            return 0;
     return g->batch == 1 || (g->nhwc && g->batch_stride == image_pixels(g) * g->step);
 }
 

@@ -1,17 +1,18 @@
 /* GEMM for one element type; gemm.c includes this once for float and once for double.
  *
  * Three ways to the same result:
- *   direct   few rows, or small sizes: A and a B with contiguous rows are read where they are
- *   dots     small sizes with B transposed: both factors run along K, one dot product an entry
+ *   dots     few rows or few columns, both factors contiguous along K: one dot product an entry
+ *   direct   few rows, few columns or small sizes: A is read where it is, B too if its rows are
+ *            contiguous, else it is copied panel by panel
  *   packed   the rest: A is copied into panels of MR rows, B block by block (KC x NC, so that it
- *            stays in the second-level cache) into panels of NR columns; images are unrolled
- *            into windows only there
- * All compute tiles of C in registers. */
+ *            stays in the second-level cache) into panels of NR columns
+ * Images become windows only when a panel is copied. Tiles of C are computed in registers. */
 
 #define V FN_T(v)
 typedef REAL V __attribute__((vector_size(VECTOR_BYTES)));
 #define V_ANY FN_T(v_any)
-typedef REAL V_ANY __attribute__((vector_size(VECTOR_BYTES), aligned(__alignof__(REAL)), may_alias));
+typedef REAL V_ANY
+    __attribute__((vector_size(VECTOR_BYTES), aligned(__alignof__(REAL)), may_alias));
 #define LANES V_LANES
 #define NR (2 * LANES)
 
@@ -100,7 +101,8 @@ INLINE void FN(tile)(const int rows, const int vectors, const int packed, long k
     }
 }
 
-typedef void (*FN(packed_t))(long, const REAL*, const REAL*, long, long, long, const FN(finish_t) *);
+typedef void (*FN(packed_t))(long, const REAL*, const REAL*, long, long, long,
+                             const FN(finish_t) *);
 typedef void (*FN(direct_t))(long, const REAL*, long, long, const REAL*, long, long, long, long,
                              const FN(finish_t) *);
 #define PACKED(r, v)                                                                             \
@@ -129,9 +131,11 @@ DIRECT_2(7) DIRECT_2(8)
 #endif
 #define ROW(kind, r) {FN(kind##_##r##_1), FN(kind##_##r##_2)}
 static const FN(packed_t) FN(packed_tiles)[MR][2] = {
-    ROW(packed, 1), ROW(packed, 2), ROW(packed, 3),  ROW(packed, 4),  ROW(packed, 5), ROW(packed, 6),
+    ROW(packed, 1), ROW(packed, 2), ROW(packed, 3),
+    ROW(packed, 4), ROW(packed, 5), ROW(packed, 6),
 #if MR > 6
-    ROW(packed, 7), ROW(packed, 8), ROW(packed, 9), ROW(packed, 10), ROW(packed, 11), ROW(packed, 12),
+    ROW(packed, 7), ROW(packed, 8), ROW(packed, 9),
+    ROW(packed, 10), ROW(packed, 11), ROW(packed, 12),
 #endif
 };
 static const FN(direct_t) FN(direct_tiles)[DIRECT_MR][2] = {
@@ -378,7 +382,8 @@ static int FN(task)(const FN(product_t) * p, const REAL* packed_a, long a_from, 
 static int FN(packed)(FN(product_t) * p, int nth) {
     const long m = p->rows.n, step = k_block(p->k);
     /* A is packed whole, or, where that would be too much, for a range of K at a time. */
-    const long range = p->a.packed ? p->k : MAX(step, A_BYTES / (long)sizeof(REAL) / m / step * step);
+    const long most = A_BYTES / (long)sizeof(REAL) / m / step * step;
+    const long range = p->a.packed ? p->k : MAX(step, most);
     REAL* packed_a = (REAL*)p->a.x;
     if (!p->a.packed) {
         packed_a = kernels_scratch(SLOT_A, (size_t)m * MIN(range, p->k) * sizeof(REAL));
@@ -516,8 +521,8 @@ static void FN(share)(const FN(product_t) * p, int nth,
 
 /* ---- entry points -------------------------------------------------------------------------- */
 
-static int FN(multiply)(long m, long n, long k, REAL alpha, FN(source_t) a, FN(source_t) b, REAL beta,
-                        REAL* c, long ldc, const epilogue_t* e, int nth) {
+static int FN(multiply)(long m, long n, long k, REAL alpha, FN(source_t) a, FN(source_t) b,
+                        REAL beta, REAL* c, long ldc, const epilogue_t* e, int nth) {
     if (m <= 0 || n <= 0) return 0;
     if (k < 0 || alpha == 0) k = 0;
     const int stored = !a.image && !a.packed && !b.image && !b.packed;
@@ -554,8 +559,8 @@ static int FN(multiply)(long m, long n, long k, REAL alpha, FN(source_t) a, FN(s
     return 0;
 }
 
-int FN(gemm_op)(long m, long n, long k, REAL alpha, const operand_t* a, const operand_t* b, REAL beta,
-                REAL* c, long ldc, const epilogue_t* e, int nth) {
+int FN(gemm_op)(long m, long n, long k, REAL alpha, const operand_t* a, const operand_t* b,
+                REAL beta, REAL* c, long ldc, const epilogue_t* e, int nth) {
     return FN(multiply)(m, n, k, alpha, FN(source)(a, OPERAND_A), FN(source)(b, OPERAND_B), beta, c,
                         ldc, e, nth);
 }
@@ -573,10 +578,12 @@ int FN(gemm_batch)(long count, int trans_a, int trans_b, long m, long n, long k,
     int failed = 0;
     const int together = count < nth; /* too few products to give each thread one */
     const int threads = together ? 1 : work * count < nth * THREAD_WORK ? 1 : nth;
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static) reduction(| : failed)
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static) \
+    reduction(| : failed)
     for (long i = 0; i < count; i++)
-        failed |= FN(gemm)(trans_a, trans_b, m, n, k, alpha, a + i * stride_a, lda, b + i * stride_b,
-                           ldb, beta, c + i * stride_c, ldc, 0, together ? nth : 1) != 0;
+        failed |= FN(gemm)(trans_a, trans_b, m, n, k, alpha, a + i * stride_a, lda,
+                           b + i * stride_b, ldb, beta, c + i * stride_c, ldc, 0,
+                           together ? nth : 1) != 0;
     return failed ? -1 : 0;
 }
 

@@ -124,9 +124,10 @@ typedef struct kernels_t {
     void (*vrelu_grad)(long n, const float* y, const float* dy, float* dx);
     void (*vsigmoid_grad)(long n, const float* y, const float* dy, float* dx);
     void (*vtanh_grad)(long n, const float* y, const float* dy, float* dx);
-    void (*vaxpy)(long n, float a, const float* x, float* y);                             /* y += a x */
-    void (*vaxpby)(long n, float a, const float* x, float b, const float* y, float* z); /* z = a x + b y */
-    void (*vscale)(long n, float a, const float* x, float* y);                            /* y = a x */
+    /* y += a x; z = a x + b y; y = a x */
+    void (*vaxpy)(long n, float a, const float* x, float* y);
+    void (*vaxpby)(long n, float a, const float* x, float b, const float* y, float* z);
+    void (*vscale)(long n, float a, const float* x, float* y);
     void (*vadd)(long n, const float* x, const float* y, float* z);
     void (*vsub)(long n, const float* x, const float* y, float* z);
     void (*vmul)(long n, const float* x, const float* y, float* z);
@@ -144,7 +145,8 @@ typedef struct kernels_t {
      * adagrad:  nh = decay h + g^2; nw = w + lr g / (sqrt(nh) + epsilon)
      * adam:     nm = beta1 m + (1 - beta1) g; nv = beta2 v + (1 - beta2) g^2;
      *           nw = w + lr nm / (sqrt(nv) + epsilon); lr includes the bias correction
-     * rmsprop:  nms = ms + (1 - decay)(g^2 - ms); ng = nmom = mu mom + lr g / sqrt(epsilon + nms) */
+     * rmsprop:  nms = ms + (1 - decay)(g^2 - ms);
+     *           ng = nmom = mu mom + lr g / sqrt(epsilon + nms) */
     void (*momentum)(long n, float lr, float mu, int nesterov, const float* g, const float* m,
                      float* ng, float* nm, float* w);
     void (*adagrad)(long n, float lr, float decay, float epsilon, const float* w, const float* g,

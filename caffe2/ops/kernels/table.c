@@ -20,5 +20,6 @@ GEMM(DECLARE)
 VECTOR(DECLARE)
 
 const kernels_t CAT(kernels, ISA) = {
-    .name = NAME(ISA) + 1, .vector_bytes = VECTOR_BYTES, .scratch = kernels_scratch, GEMM(ENTRY) VECTOR(ENTRY)
+    .name = NAME(ISA) + 1, .vector_bytes = VECTOR_BYTES, .scratch = kernels_scratch,
+    GEMM(ENTRY) VECTOR(ENTRY)
 };

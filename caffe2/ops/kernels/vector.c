@@ -256,8 +256,8 @@ void FN(column_sums)(long m, long n, const float* x, long ldx, float* y) {
 
 /* ---- optimizer updates --------------------------------------------------------------------- */
 
-void FN(momentum)(long n, float lr, float mu, int nesterov, const float* g, const float* m, float* ng,
-                  float* nm, float* w) {
+void FN(momentum)(long n, float lr, float mu, int nesterov, const float* g, const float* m,
+                  float* ng, float* nm, float* w) {
     if (nesterov)
         SIMD for (long i = 0; i < n; i++) {
             const float old = m[i], now = mu * old + lr * g[i];
