@@ -104,6 +104,11 @@ def elements_of_type(
     return elements if filter_ is None else elements.filter(filter_)
 
 
+def _to_dtype(value, dtype):
+    with np.errstate(all="ignore"):
+        return np.asarray(value).astype(dtype)[()]
+
+
 def arrays(
     dims: Sequence[int] | int, dtype: type = np.float32, elements: Strategy | None = None
 ) -> Strategy:
@@ -111,7 +116,7 @@ def arrays(
     if elements is None:
         elements = elements_of_type(dtype)
     elif np.dtype(dtype).kind in "fiub":
-        elements = elements.map(lambda value: np.asarray(value).astype(dtype)[()])
+        elements = elements.map(functools.partial(_to_dtype, dtype=dtype))
     return hypothesis.extra.numpy.arrays(dtype, dims, elements=elements)
 
 
