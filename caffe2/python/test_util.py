@@ -9,12 +9,12 @@ from caffe2.python import core, workspace
 
 def rand_array(*dims: int) -> np.ndarray:
     """A float32 array, zero-dimensional without `dims`, uniform in [-0.5, 0.5)."""
-    return np.asarray(np.random.rand(*dims) - 0.5, dtype=np.float32)  # noqa: NPY002
+    return np.asarray(np.random.rand(*dims) - 0.5, dtype=np.float32)
 
 
 def randBlob(name: str, type: type, *dims: int, offset: float = 0.0) -> None:
     """Feed a blob with values uniform in [0, 1), plus `offset`."""
-    workspace.FeedBlob(name, np.asarray(np.random.rand(*dims)).astype(type) + type(offset))  # noqa: NPY002
+    workspace.FeedBlob(name, np.asarray(np.random.rand(*dims)).astype(type) + type(offset))
 
 
 def randBlobFloat32(name: str, *dims: int, **kwargs: float) -> None:
