@@ -24,6 +24,7 @@ class UseNormalizer(UseModifierBase):
 
     Examples
     --------
+    >>> from caffe2.python.normalizer import BatchNormalizer
     >>> with UseNormalizer({"BATCH": BatchNormalizer(momentum=0.1)}):
     ...     norm = NormalizerContext.current().get_normalizer("BATCH")
     """

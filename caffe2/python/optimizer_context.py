@@ -28,15 +28,19 @@ class UseOptimizer(UseModifierBase):
     --------
     One for all parameters created in the block, or others for weights and biases:
 
+    >>> from caffe2.python import brew, model_helper
+    >>> from caffe2.python.optimizer import AdamOptimizer, SgdOptimizer
+    >>> model = model_helper.ModelHelper(name="net")
+    >>> adam, sgd = AdamOptimizer(0.001), SgdOptimizer(0.1)
     >>> with UseOptimizer(adam):
-    ...     brew.fc(model, "data", "fc1", 10, 10)
+    ...     fc1 = brew.fc(model, "data", "fc1", 10, 10)
     >>> with UseOptimizer({"DEFAULT": adam, "BIAS": sgd}):
-    ...     brew.fc(model, "fc1", "fc2", 10, 10)
+    ...     fc2 = brew.fc(model, "fc1", "fc2", 10, 10)
 
     Layers ask by name:
 
     >>> with UseOptimizer({"slow": sgd}):
-    ...     layer(optim=OptimizerContext.current().get_optimizer("slow"))
+    ...     optimizer = OptimizerContext.current().get_optimizer("slow")
     """
 
     def _context_class(self) -> type[OptimizerContext]:

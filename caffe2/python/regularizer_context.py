@@ -24,8 +24,9 @@ class UseRegularizer(UseModifierBase):
 
     Examples
     --------
+    >>> from caffe2.python.regularizer import L1Norm
     >>> with UseRegularizer({"WEIGHT": L1Norm(0.2)}):
-    ...     layer(weight_reg=RegularizerContext.current().get_regularizer("WEIGHT"))
+    ...     regularizer = RegularizerContext.current().get_regularizer("WEIGHT")
     """
 
     def _context_class(self) -> type[RegularizerContext]:

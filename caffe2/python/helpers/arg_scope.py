@@ -12,8 +12,10 @@ def arg_scope(single_helper_or_list: Callable | list[Callable], **kwargs) -> Ite
 
     Examples
     --------
-    >>> with brew.arg_scope([brew.conv, brew.relu], order="NHWC"):  # doctest: +SKIP
-    ...     brew.conv(model, "data", "conv1", 3, 8, kernel=3)
+    >>> from caffe2.python import brew, model_helper
+    >>> model = model_helper.ModelHelper(name="net")
+    >>> with brew.arg_scope([brew.conv, brew.relu], order="NHWC"):
+    ...     conv1 = brew.conv(model, "data", "conv1", 3, 8, kernel=3)
     """
     helpers = single_helper_or_list
     if not isinstance(helpers, list):
