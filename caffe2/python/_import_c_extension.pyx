@@ -335,7 +335,7 @@ def infer_op_input_output_device(op_def):
 
 
 def get_operator_cost(op_def, input_blobs):
-    """(flops, bytes written, bytes of parameters) of one run of an operator on blobs of the current workspace."""
+    """(flops, bytes written, bytes read) of one run of an operator on blobs of the current workspace."""
     op = _parse(caffe2_pb2.OperatorDef, op_def)
     schema = OpSchema.get(op.type)
     if schema is None:
@@ -344,7 +344,7 @@ def get_operator_cost(op_def, input_blobs):
     cost = schema.cost(op, [infos.get(str(b), TensorInfo()) for b in input_blobs])
     if cost is None:
         raise RuntimeError(f"the cost of operator {op.type} is not known")
-    return cost["flops"], cost["bytes_written"], cost["params_bytes"]
+    return cost["flops"], cost["bytes_written"], cost["bytes_read"]
 
 
 def set_per_op_engine_pref(preference):
