@@ -108,8 +108,8 @@ def two_nets():
     """tanh(x) and 2 * sigmoid(2 * x) - 1, which are the same."""
     plain, other = core.Net("plain"), core.Net("other")
     y = plain.Tanh("x", "y")
-    z = other.Scale(other.Sigmoid(other.Scale("x", "x2", scale=2.0), "s"), "s2", scale=2.0)
-    z = other.Sub([z, "one"], "z", broadcast=1)
+    doubled = other.Sigmoid(other.Add(["x", "x"], "x2"), "s")
+    z = other.Sub([other.Add([doubled, doubled], "s2"), "one"], "z", broadcast=1)
     return (plain, y), (other, z)
 
 
