@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 from collections import defaultdict, namedtuple
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -424,7 +424,7 @@ def GetNameScope() -> str:
     return scope.CurrentNameScope()
 
 
-class _BlobDict:
+class _BlobDict(MutableMapping):
     """The blobs of the current workspace as a mapping: reading fetches, writing feeds."""
 
     def __getitem__(self, key: Any) -> Any:
@@ -446,9 +446,6 @@ class _BlobDict:
 
     def __contains__(self, item: Any) -> bool:
         return C.has_blob(item)
-
-    def keys(self) -> list[str]:
-        return C.blobs()
 
     def view(self, key: Any) -> np.ndarray:
         """Return an array that shares the memory of a tensor.

@@ -135,6 +135,7 @@ def test_blobs():
     assert len(workspace.blobs) == 2
     assert list(workspace.blobs) == list(workspace.blobs.keys()) == ["s", "x"]
     assert dict(workspace.blobs)["s"] == b"text"
+    assert workspace.blobs.get("nothing") is None
     workspace.CreateBlob("empty")
     assert repr(workspace.blobs).splitlines() == [
         "3 blobs in workspace 'default'", "  empty (empty)", "  s (bytes)", "  x float[3]"]
