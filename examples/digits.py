@@ -2,8 +2,8 @@
 """Train a LeNet on handwritten digits, save it, and classify with it in a fresh process.
 
 The images go into two databases, one to train with, in shifted copies, and one that is held out.
-The net reads its batches from them. The output folder receives the databases, a picture of the training curve and
-the predictor: init_net.pb, which fills the parameters, and predict_net.pb.
+The net reads its batches from them. The output folder receives the databases, a picture of the
+training curve and the predictor: init_net.pb, which fills the parameters, and predict_net.pb.
 """
 import argparse
 import gzip
