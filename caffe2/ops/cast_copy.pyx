@@ -1,4 +1,3 @@
-# cython: boundscheck=True, wraparound=True
 """Casts and copies."""
 from cython.parallel cimport prange
 from libc.float cimport FLT_MAX
@@ -6,8 +5,8 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t
 
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport (
-    BOOL, DOUBLE, FLOAT, FLOAT16, INT8, INT16, INT32, INT64, STRING, UINT8, UINT16, UNDEFINED, copy, itemsize, resize_like,
-    set_string, share, tensor_t,
+    BOOL, DOUBLE, FLOAT, FLOAT16, INT8, INT16, INT32, INT64, STRING, UINT8, UINT16, UNDEFINED, copy, itemsize,
+    resize_like, set_string, share, tensor_t,
 )
 from caffe2._core.threads cimport num_threads
 from caffe2.ops.indices cimport index_at, is_index
@@ -84,7 +83,8 @@ cdef void convert_from(const from_t* x, void* y, int dtype, int64_t n) noexcept 
             K.float_to_half(m, part, <uint16_t*>y + at)
 
 
-cdef void cast_stretch(const tensor_t* x, tensor_t* y, size_t x_width, size_t y_width, int64_t begin, int64_t end) noexcept nogil:
+cdef void cast_stretch(const tensor_t* x, tensor_t* y, size_t x_width, size_t y_width, int64_t begin,
+                       int64_t end) noexcept nogil:
     cdef const char* source = <const char*>x.data + begin * x_width
     cdef char* to = <char*>y.data + begin * y_width
     cdef int64_t n = end - begin, m
@@ -175,8 +175,8 @@ register(
     args={"to": "number or name of the TensorProto.DataType wanted",
           "from_type": "that of X; needed for the gradient alone"},
     infer=lambda args, inputs: [TensorInfo(inputs[0].shape, dtype_argument(args, "to"))], gradient=cast_gradient,
-    doc="Converts numbers to another type, bool, float16 and string included. Floats are truncated to integers; what an "
-    "integer type cannot hold has no defined value. As strings, floats have six decimals.",
+    doc="Converts numbers to another type, bool, float16 and string included. Floats are truncated to integers; "
+    "what an integer type cannot hold has no defined value. As strings, floats have six decimals.",
 )
 
 
@@ -199,12 +199,13 @@ cdef class HalfToFloat(Cast):
 
 
 register(
-    "FloatToHalf", FloatToHalf, 1, 1, ins={"X": "float tensor"}, outs={"Y": "float16 tensor"}, infer=like(0, dtype=FLOAT16),
-    gradient=simple("HalfToFloat", "GO0", "GI0"), doc="Converts float to float16, rounding to nearest, ties to even.",
+    "FloatToHalf", FloatToHalf, 1, 1, ins={"X": "float tensor"}, outs={"Y": "float16 tensor"},
+    infer=like(0, dtype=FLOAT16), gradient=simple("HalfToFloat", "GO0", "GI0"),
+    doc="Converts float to float16, rounding to nearest, ties to even.",
 )
 register(
-    "HalfToFloat", HalfToFloat, 1, 1, ins={"X": "float16 tensor"}, outs={"Y": "float tensor"}, infer=like(0, dtype=FLOAT),
-    gradient=simple("FloatToHalf", "GO0", "GI0"), doc="Converts float16 to float.",
+    "HalfToFloat", HalfToFloat, 1, 1, ins={"X": "float16 tensor"}, outs={"Y": "float tensor"},
+    infer=like(0, dtype=FLOAT), gradient=simple("FloatToHalf", "GO0", "GI0"), doc="Converts float16 to float.",
 )
 
 
@@ -278,7 +279,8 @@ def ensure_dense_gradient(g):
 
 
 register(
-    "EnsureDense", Copy, 1, 1, ins=_IN, outs=_OUT, inplace=((0, 0),), infer=same_as_input(), gradient=ensure_dense_gradient,
+    "EnsureDense", Copy, 1, 1, ins=_IN, outs=_OUT, inplace=((0, 0),), infer=same_as_input(),
+    gradient=ensure_dense_gradient,
     doc="Copies a tensor, or leaves it in place; its gradient is made dense where it is sparse.",
 )
 
@@ -322,7 +324,7 @@ cdef class EnsureClipped(Operator):
 
     cdef int run(self) except -1 nogil:
         cdef tensor_t* x = self.x[0]
-        cdef int64_t row = x.size, rows, i, k, j
+        cdef int64_t row = x.size, rows, i, k
         self.expect(0, FLOAT)
         if self.num_inputs == 1:
             resize_like(self.y[0], x, FLOAT)
@@ -355,7 +357,8 @@ cdef void clip(const float* x, float* y, int64_t n, float low, float high) noexc
 
 register(
     "EnsureClipped", EnsureClipped, (1, 3), 1,
-    ins={"param": "float tensor", "indices": "int32 or int64: rows to clip; all by default", "grad": "gradient of those; not read"},
+    ins={"param": "float tensor", "indices": "int32 or int64: rows to clip; all by default",
+         "grad": "gradient of those; not read"},
     outs={"output_param": "param, clipped"}, args={"min": "least value", "max": "greatest value"}, inplace=((0, 0),),
     infer=like(0), doc="Clips a parameter, or those of its rows that were updated, to [min, max].",
 )

@@ -1,10 +1,10 @@
-# cython: boundscheck=True, wraparound=True
-# (shape inference indexes lists by what a net says)
 """Concat, Split and relatives."""
 from libc.stdint cimport int32_t, int64_t
 
 from caffe2._core.operator cimport Operator
-from caffe2._core.tensor cimport INT32, MAX_DIMS, UNDEFINED, canonical_axis, resize, resize1, size_from, size_to, tensor_t
+from caffe2._core.tensor cimport (
+    INT32, MAX_DIMS, UNDEFINED, canonical_axis, resize, resize1, size_from, size_to, tensor_t,
+)
 from caffe2.ops.indices cimport index_at, is_index
 from caffe2.ops.movement cimport Movement, copy_rows
 
@@ -107,7 +107,8 @@ def concat_devices(op):
     return [op.device_option] * len(op.input), [op.device_option, type(op.device_option)()]
 
 
-for _name, _doc in (("Concat", "Joins tensors along a dimension, or along a new one."), ("DepthConcat", "Older name of Concat.")):
+for _name, _doc in (("Concat", "Joins tensors along a dimension, or along a new one."),
+                    ("DepthConcat", "Older name of Concat.")):
     register(
         _name, Concat, (1, None), 2, ins={"X1, X2, ...": "tensors of one type"},
         outs={"concat_result": "the inputs, joined", "split_info": "int32 vector: size of each along axis"},
@@ -250,7 +251,7 @@ register(
     "SplitByLengths", SplitByLengths, 2, (1, None),
     ins={"input": "tensor of any type", "lengths": "int32 vector; each output takes its share of them, in order"},
     outs={"output_0, output_1, ...": "the parts"},
-    args=_AXIS | {"use_scaling_lengths": "1: a length stands for as many rows as the dimension is a multiple of their sum"},
+    args=_AXIS | {"use_scaling_lengths": "1: lengths are scaled so that they add up to the dimension"},
     gradient=split_gradient,
     doc="Cuts a tensor into parts along a dimension; the size of a part is the sum of its lengths.",
 )
@@ -293,6 +294,7 @@ register(
     ins={"LENGTHS": "int32 vector", "n_split": "int32 scalar, wins over the argument"},
     outs={"Y": "int32 vector of len(LENGTHS) * n_split elements"}, args={"n_split": "number of parts"},
     infer=lambda args, inputs: [
-        TensorInfo((inputs[0].shape[0] * args.int("n_split") if len(inputs) == 1 and inputs[0].shape[0] >= 0 else -1,), INT32)],
+        TensorInfo((inputs[0].shape[0] * args.int("n_split") if len(inputs) == 1 and inputs[0].shape[0] >= 0 else -1,),
+                   INT32)],
     doc="Splits each length into n_split parts that differ by 1 at most.",
 )

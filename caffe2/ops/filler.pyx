@@ -1,5 +1,3 @@
-# cython: boundscheck=True, wraparound=True
-# (shape inference indexes lists by what a net says)
 """Fillers: operators that make tensors from arguments, constant, given or random.
 
 Random values come from the stream that ``random_seed`` of the device option starts, and then they are those of the
@@ -517,7 +515,8 @@ def filler(name, cls, doc, args=None, inputs=(0, 1), ins=None, infer=None, **mor
 
 filler("ConstantFill", ConstantFill, "Fills a tensor with one value. May run in place.",
        _DTYPE | {"value": "the value; without dtype, its type is the output's: float or int64"},
-       inputs=(0, 2), ins=_INPUT | {"value": "tensor of one element, of the output's type: the value"}, infer=constant_infer,
+       inputs=(0, 2), ins=_INPUT | {"value": "tensor of one element, of the output's type: the value"},
+       infer=constant_infer,
        inplace=((0, 0),))
 filler("DiagonalFill", DiagonalFill,
        "Fills the diagonal of a tensor with one value, the rest with 0. A tensor of more than two dimensions must have "
@@ -533,10 +532,10 @@ def three_or_fewer(op):
 
 _BOUNDS = {"min": "lower bound, 0 by default", "max": "upper bound, 1 by default"}
 _BOUND_INPUTS = _INPUT | {"min": "lower bound, instead of the argument", "max": "upper bound, instead of the argument"}
-filler("UniformFill", UniformFill, "Fills with floats drawn uniformly from [min, max).", _BOUNDS, (0, None), _BOUND_INPUTS,
-       check=three_or_fewer)
-filler("UniformIntFill", UniformIntFill, "Fills with int32 numbers drawn uniformly from min, ..., max.", _BOUNDS, (0, None),
-       _BOUND_INPUTS, fill_infer(INT32, True), check=three_or_fewer)
+filler("UniformFill", UniformFill, "Fills with floats drawn uniformly from [min, max).", _BOUNDS, (0, None),
+       _BOUND_INPUTS, check=three_or_fewer)
+filler("UniformIntFill", UniformIntFill, "Fills with int32 numbers drawn uniformly from min, ..., max.", _BOUNDS,
+       (0, None), _BOUND_INPUTS, fill_infer(INT32, True), check=three_or_fewer)
 filler("Float16UniformFill", Float16UniformFill, "Fills a float16 tensor with numbers drawn uniformly from [min, max].",
        _BOUNDS, 0, {}, fill_infer(FLOAT16, True))
 filler("UniqueUniformFill", UniqueUniformFill,
@@ -549,8 +548,8 @@ filler("XavierFill", XavierFill,
        "Fills with floats drawn uniformly from [-a, a), a = sqrt(3 / fan_in), where fan_in is the product of all "
        "dimensions but the first.")
 filler("MSRAFill", MSRAFill,
-       "Fills with normally distributed floats of standard deviation sqrt(2 / fan_out), where fan_out is the product of "
-       "all dimensions but the second.")
+       "Fills with normally distributed floats of standard deviation sqrt(2 / fan_out), where fan_out is the product "
+       "of all dimensions but the second.")
 filler("RangeFill", RangeFill, "Fills with 0, 1, 2, ...")
 
 _VALUES = {"values": "the values, as many as the shape has elements"}
@@ -558,7 +557,8 @@ filler("GivenTensorFill", GivenFill, "Makes a tensor of given values.", _VALUES 
        infer=fill_infer())
 for _name, _dtype in (("Double", DOUBLE), ("Bool", DTYPES["bool"]), ("Int16", DTYPES["int16"]), ("Int", INT32),
                       ("Int64", INT64), ("String", STRING)):
-    filler(f"GivenTensor{_name}Fill", of_dtype(GivenFill, _dtype), f"Makes a tensor of given values, of type {_name.lower()}.", _VALUES,
+    filler(f"GivenTensor{_name}Fill", of_dtype(GivenFill, _dtype),
+           f"Makes a tensor of given values, of type {_name.lower()}.", _VALUES,
            required=("values",), infer=fill_infer(_dtype, True))
 filler("GivenTensorByteStringToUInt8Fill", GivenBytesFill, "Makes a uint8 tensor of the bytes of a given string.",
        {"values": "one string, as long as the shape has elements"}, required=("values",), infer=fill_infer(UINT8, True))
@@ -571,9 +571,11 @@ register(
 )
 register(
     "Range", Range, (1, 3), 1,
-    ins={"start": "first value; with one input, that is stop and the range starts at 0", "stop": "the range ends before it",
+    ins={"start": "first value; with one input, that is stop and the range starts at 0",
+         "stop": "the range ends before it",
          "step": "distance of neighbours, 1 by default"},
     outs={"output": "vector of the inputs' type"}, infer=lambda args, inputs: [TensorInfo((-1,), inputs[0].dtype)],
-    gradient=none, doc="The values start, start + step, ... before stop, as numpy.arange makes them. Inputs are scalars, all "
+    gradient=none,
+    doc="The values start, start + step, ... before stop, as numpy.arange makes them. Inputs are scalars, all "
     "of one type: int32, int64, float or double.",
 )

@@ -1,5 +1,3 @@
-# cython: boundscheck=True, wraparound=True
-# (shape inference indexes lists by what a net says)
 """Indexing: slices, gathers, scatters and masks."""
 from cython.parallel cimport prange
 from libc.stdint cimport int32_t, int64_t, uint8_t
@@ -63,7 +61,7 @@ cdef class Slice(Movement):
                 self.start[i], self.stop[i] = start, stop
 
     cdef int window(self, tensor_t* x, int64_t* first, int64_t* dims) except -1 nogil:
-        """First index and size of the window, a dimension; negative bounds count from the end, the end itself being -1."""
+        """First index and size of the window, a dimension. Negative bounds count from the end, which is -1."""
         cdef int i, n = self.given
         cdef int64_t start, stop
         if n < 0:
@@ -148,7 +146,8 @@ cdef class SliceGradient(Slice):
             for i in range(last - 1, -1, -1):
                 at += (first[i] + rest % dims[i]) * size_from(x, i + 1)
                 rest //= dims[i]
-            copy_bytes(<char*>dx.data + at * width, <char*>dy.data + r * dims[last] * inner * width, dims[last] * inner * width)
+            copy_bytes(<char*>dx.data + at * width, <char*>dy.data + r * dims[last] * inner * width,
+                       dims[last] * inner * width)
         return 0
 
 
@@ -185,7 +184,8 @@ register(
 register(
     "SliceGradient", SliceGradient, (0, None), (0, None),
     ins={"X": "input of Slice", "starts, ends": "where Slice had them as inputs", "dY": "gradient of Y"},
-    outs={"dX": "gradient of X"}, args=_SLICE, infer=lambda args, inputs: [TensorInfo(inputs[0].shape, inputs[-1].dtype)],
+    outs={"dX": "gradient of X"}, args=_SLICE,
+    infer=lambda args, inputs: [TensorInfo(inputs[0].shape, inputs[-1].dtype)],
     doc="Gradient of Slice: zeros around the given gradient.",
 )
 
@@ -398,7 +398,8 @@ cdef class GatherRanges(Movement):
 
 register(
     "GatherRanges", GatherRanges, 2, 2,
-    ins={"DATA": "vector of any type", "RANGES": f"{_INDICES} tensor (N, M, 2): M pairs of a start and a length, an example"},
+    ins={"DATA": "vector of any type",
+         "RANGES": f"{_INDICES} tensor (N, M, 2): M pairs of a start and a length, an example"},
     outs={"OUTPUT": "the ranges, one after the other", "LENGTHS": "int32 vector: elements an example"},
     infer=lambda args, inputs: [TensorInfo((-1,), inputs[0].dtype), TensorInfo((inputs[1].shape[0],), INT32)],
     doc="Concatenates ranges of a vector.",
@@ -448,7 +449,8 @@ cdef class LengthsGather(Movement):
 
 register(
     "LengthsGather", LengthsGather, 3, 1,
-    ins={"ITEMS": "tensor of any type", "LENGTHS": "int32 vector: rows of ITEMS, a segment", "INDICES": f"{_INDICES} vector of segments"},
+    ins={"ITEMS": "tensor of any type", "LENGTHS": "int32 vector: rows of ITEMS, a segment",
+         "INDICES": f"{_INDICES} vector of segments"},
     outs={"OUTPUT": "rows of the segments picked, one after the other"},
     infer=lambda args, inputs: [TensorInfo((-1, *inputs[0].shape[1:]), inputs[0].dtype)],
     doc="Gather of segments of rows.",
@@ -473,12 +475,14 @@ cdef class ScatterAssign(Movement):
         cdef size_t nbytes = size_from(self.x[0], 1) * self.width
         cdef int64_t i
         for i in range(self.x[1].size):
-            copy_bytes(<char*>self.y[0].data + index_at(self.x[1], i) * nbytes, <char*>self.x[2].data + i * nbytes, nbytes)
+            copy_bytes(<char*>self.y[0].data + index_at(self.x[1], i) * nbytes, <char*>self.x[2].data + i * nbytes,
+                       nbytes)
 
 
 register(
     "ScatterAssign", ScatterAssign, 3, 1, enforce_inplace=((0, 0),),
-    ins={"DATA": "tensor of any type", "INDICES": f"{_INDICES} vector", "SLICES": "as many slices of DATA, of its type"},
+    ins={"DATA": "tensor of any type", "INDICES": f"{_INDICES} vector",
+         "SLICES": "as many slices of DATA, of its type"},
     outs={"DATA": "the same blob"}, infer=like(0),
     doc="Overwrites slices of a tensor, in place. Of slices with the same index, the last one stays.",
 )
@@ -573,7 +577,8 @@ cdef class Where(Movement):
 register(
     "Where", Where, 3, 1,
     ins={"C": "bool tensor", "X": "tensor of any type", "Y": "tensor of that type and shape"},
-    outs={"Z": "elements of X where C is true, else of Y"}, args={"broadcast_on_rows": "1: C is a vector, an element for each row"},
+    outs={"Z": "elements of X where C is true, else of Y"},
+    args={"broadcast_on_rows": "1: C is a vector, an element for each row"},
     inplace=((1, 0), (2, 0)), infer=like(1), doc="Chooses between two tensors, place by place or row by row.",
 )
 
@@ -740,14 +745,15 @@ cdef class BooleanUnmask(Movement):
         cdef int p
         for i in range(self.y[0].size):
             p = self.first(i)
-            copy_bytes(<char*>self.y[0].data + i * self.width, <char*>self.x[2 * p + 1].data + self.taken[p] * self.width,
-                       self.width)
+            copy_bytes(<char*>self.y[0].data + i * self.width,
+                       <char*>self.x[2 * p + 1].data + self.taken[p] * self.width, self.width)
             self.taken[p] += 1
 
 
 register(
     "BooleanUnmask", BooleanUnmask, (0, None), 1,
-    ins={"mask": "bool vector; pairs of a mask and of values follow each other", "values": "values at the places where it is true"},
+    ins={"mask": "bool vector; pairs of a mask and of values follow each other",
+         "values": "values at the places where it is true"},
     outs={"unmasked_data": "the values, each at its place"},
     infer=lambda args, inputs: [TensorInfo(inputs[0].shape, inputs[1].dtype)], gradient=none,
     doc="Puts values that masks took apart together again. Where several masks are true, the first counts.",
@@ -828,7 +834,7 @@ cdef class SegmentOneHot(Operator):
     cdef int run(self) except -1 nogil:
         cdef tensor_t* lengths = self.x[0]
         cdef tensor_t* indices = self.x[1]
-        cdef int64_t i, j, n, at = 0
+        cdef int64_t i, n, at = 0, _
         self.expect(0, INT32)
         expect_index(self, 1)
         expect_index(self, 2)
@@ -848,7 +854,7 @@ cdef class SegmentOneHot(Operator):
         set_hot(self, 2, lengths.size)
         at = 0
         for i in range(lengths.size):
-            for j in range(index_at(lengths, i)):
+            for _ in range(index_at(lengths, i)):
                 (<float*>self.y[0].data)[i * n + index_at(indices, at)] = 1
                 at += 1
         return 0
@@ -862,7 +868,8 @@ register(
 )
 register(
     "SegmentOneHot", SegmentOneHot, 3, 1,
-    ins={"lengths": "int32 vector: indices, a row", "indices": "int64 vector", "index_size_tensor": "number of classes, an int64 scalar"},
+    ins={"lengths": "int32 vector: indices, a row", "indices": "int64 vector",
+         "index_size_tensor": "number of classes, an int64 scalar"},
     outs={"one_hots": "float matrix, a row for each length"},
     infer=lambda args, inputs: [TensorInfo((inputs[0].shape[0], -1), FLOAT)], gradient=none,
     doc="A matrix whose row i is 1 in all columns that the indices of segment i name, and 0 elsewhere.",
@@ -884,8 +891,8 @@ cdef int check_columns(Operator op, int64_t least) except -1 nogil:
     return op.expect_size(2, total)
 
 
-cdef void match_columns(const number_t* x, const number_t* values, number_t* y, int64_t n, int64_t columns, const int32_t* lengths,
-                        int64_t width) noexcept nogil:
+cdef void match_columns(const number_t* x, const number_t* values, number_t* y, int64_t n, int64_t columns,
+                        const int32_t* lengths, int64_t width) noexcept nogil:
     cdef int64_t i, j, k, at
     for i in range(n):
         at = 0
@@ -905,11 +912,11 @@ cdef class BatchOneHot(Operator):
         lengths = <int32_t*>self.x[1].data
         resize2(self.y[0], x.shape[0], self.x[2].size, x.dtype)
         if x.dtype == INT64:
-            match_columns(<int64_t*>x.data, <int64_t*>self.x[2].data, <int64_t*>self.y[0].data, x.shape[0], self.x[1].size,
-                          lengths, self.x[2].size)
+            match_columns(<int64_t*>x.data, <int64_t*>self.x[2].data, <int64_t*>self.y[0].data, x.shape[0],
+                          self.x[1].size, lengths, self.x[2].size)
         else:
-            match_columns(<int32_t*>x.data, <int32_t*>self.x[2].data, <int32_t*>self.y[0].data, x.shape[0], self.x[1].size,
-                          lengths, self.x[2].size)
+            match_columns(<int32_t*>x.data, <int32_t*>self.x[2].data, <int32_t*>self.y[0].data, x.shape[0],
+                          self.x[1].size, lengths, self.x[2].size)
         return 0
 
 
@@ -946,18 +953,20 @@ cdef class BatchBucketOneHot(Operator):
 
 register(
     "BatchOneHot", BatchOneHot, 3, 1,
-    ins={"data": f"{_INDICES} matrix", "lengths": "int32 vector: values, a column", "values": "vector of all columns' values"},
+    ins={"data": f"{_INDICES} matrix", "lengths": "int32 vector: values, a column",
+         "values": "vector of all columns' values"},
     outs={"output": "matrix of the same type, a column for each value"},
     infer=lambda args, inputs: [TensorInfo((inputs[0].shape[0], inputs[2].shape[0]), inputs[0].dtype)], gradient=none,
     doc="Replaces each column of a matrix by as many as it has values: 1 where it equals the value, else 0.",
 )
 register(
     "BatchBucketOneHot", BatchBucketOneHot, 3, 1,
-    ins={"data": "float matrix", "lengths": "int32 vector: boundaries, a column", "boundaries": "float vector, ascending a column"},
+    ins={"data": "float matrix", "lengths": "int32 vector: boundaries, a column",
+         "boundaries": "float vector, ascending a column"},
     outs={"output": "float matrix, a column for each bucket"},
     infer=lambda args, inputs: [TensorInfo((inputs[0].shape[0], inputs[1].shape[0] + inputs[2].shape[0]), FLOAT)],
-    doc="Replaces each column of a matrix by as many as it has buckets: 1 for the bucket that the element lies in. A bucket "
-    "holds its upper boundary; the first and the last one are unbounded.",
+    doc="Replaces each column of a matrix by as many as it has buckets: 1 for the bucket that the element lies in. "
+    "A bucket holds its upper boundary; the first and the last one are unbounded.",
 )
 
 
@@ -1019,8 +1028,9 @@ def sparse_to_dense_infer(args, inputs):
 register(
     "SparseToDense", SparseToDense, (2, 3), 1,
     ins={"indices": f"{_INDICES} vector", "values": "int32, int64, float or double tensor, a row for each index",
-         "data_to_infer_dim": "tensor whose first dimension the output takes; by default it is the greatest index plus 1"},
-    outs={"output": "dense tensor"}, args={"output_first_dim": "first dimension of the output"}, infer=sparse_to_dense_infer,
+         "data_to_infer_dim": "its first dimension is that of the output, by default the greatest index plus 1"},
+    outs={"output": "dense tensor"}, args={"output_first_dim": "first dimension of the output"},
+    infer=sparse_to_dense_infer,
     gradient=simple("Gather", "GO0 I0", "GI1", copy_args=False),
     doc="Puts rows at their indices, zeros elsewhere. Rows with the same index sum up.",
 )
@@ -1077,7 +1087,8 @@ register(
     doc="Replaces NaN.",
 )
 register(
-    "IsNaN", IsNaN, 1, 1, ins={"tensor": "float or double tensor"}, outs={"output": "uint8 tensor: 1 where it is NaN, else 0"},
+    "IsNaN", IsNaN, 1, 1, ins={"tensor": "float or double tensor"},
+    outs={"output": "uint8 tensor: 1 where it is NaN, else 0"},
     infer=like(0, dtype=UINT8), doc="Finds NaN.",
 )
 

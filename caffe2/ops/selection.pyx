@@ -1,5 +1,3 @@
-# cython: boundscheck=True, wraparound=True
-# (shape inference indexes lists by what a net says)
 """Selection and search: largest elements, unique ones, members and where they are."""
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
@@ -7,8 +5,8 @@ from libc.string cimport memcpy, memset
 
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport (
-    BOOL, DOUBLE, FLOAT, INT32, INT64, MAX_DIMS, STRING, UNDEFINED, canonical_axis, get_string, itemsize, resize, resize1,
-    resize_like, size_from, size_to, tensor_t,
+    BOOL, DOUBLE, FLOAT, INT32, INT64, MAX_DIMS, STRING, UNDEFINED, canonical_axis, get_string, itemsize, resize,
+    resize1, resize_like, size_from, size_to, tensor_t,
 )
 from caffe2._core.threads cimport num_threads
 from caffe2.ops.indices cimport index_at, index_error, is_index
@@ -52,7 +50,8 @@ cdef void sift(number_t* values, int64_t* indices, int64_t k, int64_t at) noexce
     indices[at] = index
 
 
-cdef void best(const number_t* x, int64_t n, int64_t stride, number_t* values, int64_t* indices, int64_t k) noexcept nogil:
+cdef void best(const number_t* x, int64_t n, int64_t stride, number_t* values, int64_t* indices,
+               int64_t k) noexcept nogil:
     """The k best of n elements, in order."""
     cdef int64_t i
     cdef number_t value
@@ -201,7 +200,8 @@ register(
 )
 register(
     "TopKGradient", TopKGradient, 3, 1,
-    ins={"dValues": "gradient of Values", "Indices": "output of TopK", "X": "input of TopK"}, outs={"dX": "gradient of X"},
+    ins={"dValues": "gradient of Values", "Indices": "output of TopK", "X": "input of TopK"},
+    outs={"dX": "gradient of X"},
     args=_TOP_K, infer=lambda args, inputs: [TensorInfo(inputs[2].shape, inputs[0].dtype)],
     doc="Gradient of TopK: zero for elements that were not selected.",
 )
@@ -233,8 +233,8 @@ cdef class FlexibleTopK(Operator):
         total = 0
         for r in range(rows):
             j = index_at(k, r)
-            top_row(<float*>x.data + r * n, <float*>self.y[0].data + total, <int64_t*>self.y[1].data + total, NULL, heap, n, j, j,
-                    1, 0)
+            top_row(<float*>x.data + r * n, <float*>self.y[0].data + total, <int64_t*>self.y[1].data + total, NULL,
+                    heap, n, j, j, 1, 0)
             total += j
         return 0
 
@@ -243,7 +243,7 @@ cdef class FlexibleTopKGradient(Operator):
     cdef int run(self) except -1 nogil:
         cdef tensor_t* x = self.x[0]
         cdef tensor_t* k = self.x[1]
-        cdef int64_t n, r, i, j, total = 0
+        cdef int64_t n, r, i, _, total = 0
         cdef int64_t* indices
         if not is_index(k.dtype):
             return self.bad_dtype(1)
@@ -267,7 +267,7 @@ cdef class FlexibleTopKGradient(Operator):
         memset(self.y[0].data, 0, self.y[0].size * sizeof(float))
         i = 0
         for r in range(k.size):
-            for j in range(index_at(k, r)):
+            for _ in range(index_at(k, r)):
                 (<float*>self.y[0].data)[r * n + indices[i]] = (<float*>self.x[2].data)[i]
                 i += 1
         return 0
@@ -282,8 +282,10 @@ register(
 )
 register(
     "FlexibleTopKGradient", FlexibleTopKGradient, 4, 1,
-    ins={"X": "input of FlexibleTopK", "K": "input of FlexibleTopK", "dValues": "gradient of its values", "Indices": "its indices"},
-    outs={"dX": "gradient of X"}, infer=like(0), doc="Gradient of FlexibleTopK: zero for elements that were not selected.",
+    ins={"X": "input of FlexibleTopK", "K": "input of FlexibleTopK", "dValues": "gradient of its values",
+         "Indices": "its indices"},
+    outs={"dX": "gradient of X"}, infer=like(0),
+    doc="Gradient of FlexibleTopK: zero for elements that were not selected.",
 )
 
 
@@ -373,7 +375,8 @@ for _name, _cls, _what in (("ArgMax", ArgMax, "largest"), ("ArgMin", ArgMin, "sm
         _name, _cls, 1, 1, ins={"X": "float, double, int32 or int64 tensor"}, outs={"Indices": "int64 tensor"},
         args={"axis": "dimension to search along, the last by default",
               "keepdims": "1: the dimension stays, as 1 (the default); 0: it vanishes"},
-        infer=arg_infer, gradient=none, doc=f"The index of the {_what} element along a dimension, the first of equal ones.",
+        infer=arg_infer, gradient=none,
+        doc=f"The index of the {_what} element along a dimension, the first of equal ones.",
     )
 
 
@@ -446,7 +449,8 @@ cdef class Unique(Operator):
 
 register(
     "Unique", Unique, 1, (1, 2), ins={"indices": "int32 or int64 vector"},
-    outs={"unique_indices": "its distinct elements, ascending", "remapping": "int32: for each element, its place among those"},
+    outs={"unique_indices": "its distinct elements, ascending",
+          "remapping": "int32: for each element, its place among those"},
     infer=lambda args, inputs: [TensorInfo((-1,), inputs[0].dtype), TensorInfo(inputs[0].shape, INT32)],
     doc="The distinct elements of a vector.",
 )

@@ -1,13 +1,11 @@
-# cython: boundscheck=True, wraparound=True
-# (shape inference indexes lists by what a net says)
 """Shapes: operators that read them, change them, reorder or repeat dimensions."""
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport (
-    BOOL, DOUBLE, FLOAT, INT32, INT64, MAX_DIMS, canonical_axis, copy_items, itemsize, reshape, resize, resize0, resize1,
-    resize_like, size_from, size_to, tensor_t,
+    BOOL, DOUBLE, FLOAT, INT32, INT64, MAX_DIMS, canonical_axis, copy_items, itemsize, reshape, resize, resize0,
+    resize1, resize_like, size_from, size_to, tensor_t,
 )
 from caffe2.ops.indices cimport index_at, is_index
 from caffe2.ops.movement cimport Movement, copy_strided
@@ -128,7 +126,8 @@ def reshape_gradient(g):
 register(
     "Reshape", Reshape, (1, 2), 2,
     ins=_DATA | {"new_shape": "int32 or int64 vector, instead of the argument shape"},
-    outs={"reshaped": "the values in the new shape", "old_shape": "shape of the input, of the type of new_shape, or int64"},
+    outs={"reshaped": "the values in the new shape",
+          "old_shape": "shape of the input, of the type of new_shape, or int64"},
     args={"shape": "the new shape"}, inplace=((0, 0),), infer=reshape_infer, gradient=reshape_gradient,
     doc="Gives a tensor another shape. A dimension of 0 stays as it is, one of -1 takes what the others leave over.",
 )
@@ -272,8 +271,8 @@ register(
 
 register(
     "ExpandDims", ExpandDims, 1, 1, ins=_DATA, outs={"expanded": "the values with those dimensions"},
-    args={"dims": "where the output has dimensions of 1 that the input has not"}, inplace=((0, 0),), infer=expand_dims_infer,
-    gradient=simple("Squeeze", "GO0", "GI0"), doc="Inserts dimensions of 1.",
+    args={"dims": "where the output has dimensions of 1 that the input has not"}, inplace=((0, 0),),
+    infer=expand_dims_infer, gradient=simple("Squeeze", "GO0", "GI0"), doc="Inserts dimensions of 1.",
 )
 
 
@@ -398,7 +397,8 @@ cdef class IsEmpty(HasElements):
 
 
 register(
-    "HasElements", HasElements, (1, None), 1, ins={"X1, X2, ...": "tensors of any type"}, outs={"has_elements": "bool scalar"},
+    "HasElements", HasElements, (1, None), 1, ins={"X1, X2, ...": "tensors of any type"},
+    outs={"has_elements": "bool scalar"},
     infer=lambda args, inputs: [TensorInfo((), BOOL)], doc="Whether a tensor, or one of several, has any element.",
 )
 register(
@@ -470,7 +470,8 @@ cdef class Transpose(Movement):
         return resize(self.y[0], x.ndim, dims, x.dtype)
 
     cdef void move(self) noexcept nogil:
-        copy_strided(<char*>self.y[0].data, <char*>self.x[0].data, self.y[0].ndim, self.y[0].shape, self.step, self.width)
+        copy_strided(<char*>self.y[0].data, <char*>self.x[0].data, self.y[0].ndim, self.y[0].shape, self.step,
+                     self.width)
 
 
 def transpose_infer(args, inputs):
@@ -481,7 +482,8 @@ def transpose_infer(args, inputs):
 
 def transpose_gradient(g):
     axes = g.args.ints("axes")
-    return g.op("Transpose", [g.GO(0)], [g.GI(0)], **({"axes": [axes.index(i) for i in range(len(axes))]} if axes else {}))
+    return g.op("Transpose", [g.GO(0)], [g.GI(0)],
+                **({"axes": [axes.index(i) for i in range(len(axes))]} if axes else {}))
 
 
 register(
@@ -706,7 +708,8 @@ cdef class NumpyTile(Movement):
 
 register(
     "NumpyTile", NumpyTile, 2, (0, None), ins=_DATA | {"repeats": "int32 or int64 vector: how often, a dimension"},
-    outs={"tiled_data": "data, repeated"}, infer=lambda args, inputs: [TensorInfo([-1] * inputs[0].ndim, inputs[0].dtype)],
+    outs={"tiled_data": "data, repeated"},
+    infer=lambda args, inputs: [TensorInfo([-1] * inputs[0].ndim, inputs[0].dtype)],
     doc="Repeats a tensor along all dimensions, as numpy.tile does.",
 )
 
@@ -737,10 +740,12 @@ cdef class Expand(Movement):
         return resize(self.y[0], ndim, dims, x.dtype)
 
     cdef void move(self) noexcept nogil:
-        copy_strided(<char*>self.y[0].data, <char*>self.x[0].data, self.y[0].ndim, self.y[0].shape, self.step, self.width)
+        copy_strided(<char*>self.y[0].data, <char*>self.x[0].data, self.y[0].ndim, self.y[0].shape, self.step,
+                     self.width)
 
 
-cdef void sum_broadcast(const number_t* dy, number_t* dx, int ndim, const int64_t* shape, const int64_t* step) noexcept nogil:
+cdef void sum_broadcast(const number_t* dy, number_t* dx, int ndim, const int64_t* shape,
+                        const int64_t* step) noexcept nogil:
     """dx[place of i] += dy[i], rows of the last dimension at a time."""
     cdef int64_t n = shape[ndim - 1], rows = 1, r, rest, at, i
     cdef int d
@@ -803,13 +808,15 @@ cdef class ExpandGradient(Operator):
 
 
 register(
-    "Expand", Expand, 2, 1, ins={"X": "tensor of any type", "shape": "int32 or int64 vector; -1 leaves a dimension as it is"},
+    "Expand", Expand, 2, 1,
+    ins={"X": "tensor of any type", "shape": "int32 or int64 vector; -1 leaves a dimension as it is"},
     outs={"Y": "X, broadcast with that shape"}, gradient=simple("ExpandGradient", "GO0 I0", "GI0"),
     infer=lambda args, inputs: [TensorInfo(None, inputs[0].dtype)],
-    doc="Broadcasts a tensor: dimensions are aligned at the end, and one of 1 is repeated as often as the other shape says.",
+    doc="Broadcasts a tensor: dimensions are aligned at the end, those of 1 are repeated as often as the shape says.",
 )
 register(
-    "ExpandGradient", ExpandGradient, 2, 1, ins={"dY": "gradient of Y", "X": "input of Expand"}, outs={"dX": "gradient of X"},
+    "ExpandGradient", ExpandGradient, 2, 1, ins={"dY": "gradient of Y", "X": "input of Expand"},
+    outs={"dX": "gradient of X"},
     infer=lambda args, inputs: [TensorInfo(inputs[1].shape, inputs[0].dtype)],
     doc="Gradient of Expand: the sum over the repetitions.",
 )
