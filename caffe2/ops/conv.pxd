@@ -4,6 +4,13 @@ from caffe2._core.operator cimport Operator
 from caffe2.ops.kernels.dispatch cimport image_t
 from caffe2.ops.windows cimport Windows
 
+# Filters packed for GEMM, group by group.
+cdef struct packed_t:
+    int64_t filters         # of a group
+    int64_t taps
+    size_t bytes
+    char* data
+
 cdef class Correlation(Operator):
     # Filters that are correlated with the windows of images. All gradients and the transposed convolution are made of
     # the four products below; each covers the whole batch, all groups and both orders.
@@ -26,14 +33,14 @@ cdef class Correlation(Operator):
     cdef int filter_gradient(self, const float* x, const float* y, float* dw) except -1 nogil
     cdef void bias_gradient(self, const float* y, int64_t channels, int64_t pixels, float* db) noexcept nogil
 
-    cdef void depthwise(self, const image_t* g, const float* x, const float* w, const float* bias, float* y) noexcept nogil
-    cdef void* pack_room(self, size_t n) except NULL nogil
-    cdef int multiply(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
-                      const float* x, const float* bias, float* y) except -1 nogil
-    cdef int multiply_some(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
-                           const float* x, const float* bias, float* y, int64_t first, int64_t n, int group,
-                           int nth) noexcept nogil
-    cdef int scatter_one(self, const void* w, size_t group_bytes, const float* y, const float* bias, float* x,
-                         int64_t image, int nth) noexcept nogil
+    cdef void depthwise(self, const image_t* g, const float* x, const float* w, const float* bias,
+                        float* y) noexcept nogil
+    cdef int pack_room(self, packed_t* f, int which, int64_t filters, int64_t taps) except -1 nogil
+    cdef int multiply(self, const image_t* g, const packed_t* f, const float* x, const float* bias,
+                      float* y) except -1 nogil
+    cdef int multiply_some(self, const image_t* g, const packed_t* f, const float* x, const float* bias, float* y,
+                           int64_t first, int64_t n, int group, int nth) noexcept nogil
+    cdef int scatter_one(self, const packed_t* f, const float* y, const float* bias, float* x, int64_t image,
+                         int nth) noexcept nogil
     cdef int filter_gradient_part(self, const float* x, const float* y, float* dw, int64_t first, int64_t last,
                                   int nth) noexcept nogil

@@ -6,10 +6,10 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from caffe2._core.operator cimport Operator
-from caffe2._core.tensor cimport FLOAT, resize, resize1, resize_like, tensor_t
+from caffe2._core.tensor cimport FLOAT, resize, resize1, resize_like, shape_of, tensor_t
 from caffe2._core.threads cimport num_threads
 from caffe2.ops.kernels.dispatch cimport K, OPERAND_A, OPERAND_B, SCRATCH_USER, epilogue_t, image_t, operand_t
-from caffe2.ops.windows cimport Windows, image_shape, window_shape, windows_t
+from caffe2.ops.windows cimport Windows, check_shape, image_shape, window_shape, windows_t
 
 from caffe2._core.gradient import simple
 from caffe2._core.registry import register
@@ -82,8 +82,8 @@ cdef class Correlation(Operator):
         if not same:
             with gil:
                 wanted = ", ".join(["filters"] + [str(shape[i]) for i in range(1, g.ndim + 2)])
-                raise ValueError(f"filter must have shape ({wanted}), but has {tuple([w.shape[i] for i in range(w.ndim)])}: "
-                                 f"{g.channels} channels in {g.group} group(s), order {'NHWC' if g.image.nhwc else 'NCHW'}")
+                raise ValueError(f"filter must have shape ({wanted}), but has {shape_of(w)}: {g.channels} channels "
+                                 f"in {g.group} group(s), order {'NHWC' if g.image.nhwc else 'NCHW'}")
         self.filters = w.shape[0]
         if self.filters % g.group:
             with gil:
@@ -95,7 +95,12 @@ cdef class Correlation(Operator):
         self.expect_ndim(i, 1)
         return self.expect_size(i, size)
 
-    cdef void* pack_room(self, size_t n) except NULL nogil:
+    cdef int pack_room(self, packed_t* f, int which, int64_t filters, int64_t taps) except -1 nogil:
+        cdef size_t n
+        f.filters = filters
+        f.taps = taps
+        f.bytes = (K.sgemm_pack_bytes(which, filters, taps) + 63) & ~<size_t>63
+        n = f.bytes * self.windows.c.group
         if n > self.packed_size or self.packed == NULL:
             free(self.packed)
             self.packed_size = 0
@@ -105,7 +110,8 @@ cdef class Correlation(Operator):
                 with gil:
                     raise MemoryError(f"cannot allocate {n} bytes for filters")
             self.packed_size = n
-        return self.packed
+        f.data = <char*>self.packed
+        return 0
 
     # ------------------------------------------------------------ y from x
 
@@ -113,15 +119,14 @@ cdef class Correlation(Operator):
         cdef windows_t* g = &self.windows.c
         cdef int64_t taps = g.image.channels * g.taps, filters = self.filters // g.group
         cdef int which = OPERAND_B if g.image.nhwc else OPERAND_A
-        cdef size_t bytes = (K.sgemm_pack_bytes(which, filters, taps) + 63) & ~<size_t>63
         cdef tensor_t* w = self.x[1]
+        cdef packed_t f
         cdef operand_t o
         cdef int i
-        cdef char* packed
         if is_depthwise(g, self.filters):
             self.depthwise(&g.image, x, <const float*>self.x[1].data, bias, y)
             return 0
-        packed = <char*>self.pack_room(bytes * g.group)
+        self.pack_room(&f, which, filters, taps)
         # Filters that nobody else can write need packing only when their version has changed.
         if w.storage.refs > 1 or self.packed_from != w.data or self.packed_version != w.version:
             memset(&o, 0, sizeof(o))
@@ -129,66 +134,66 @@ cdef class Correlation(Operator):
             o.trans = g.image.nhwc
             for i in range(g.group):
                 o.data = <float*>w.data + i * filters * taps
-                if K.sgemm_pack(which, &o, filters, taps, packed + i * bytes):
+                if K.sgemm_pack(which, &o, filters, taps, f.data + i * f.bytes):
                     with gil:
                         raise MemoryError
-            self.packed_from = w.data
+            self.packed_from = NULL if w.storage.refs > 1 else w.data
             self.packed_version = w.version
-        return self.multiply(&g.image, filters, taps, packed, bytes, x, bias, y)
+        return self.multiply(&g.image, &f, x, bias, y)
 
-    cdef void depthwise(self, const image_t* g, const float* x, const float* w, const float* bias, float* y) noexcept nogil:
+    cdef void depthwise(self, const image_t* g, const float* x, const float* w, const float* bias,
+                        float* y) noexcept nogil:
         """Plane by plane."""
         cdef int64_t channels = self.filters, taps = self.windows.c.taps, i
         cdef int64_t count = <int64_t>g.out[0] * g.out[1] * g.out[2]
         cdef int nth = num_threads(g.batch * channels * count * taps // 4)
         for i in prange(g.batch * channels, num_threads=nth, schedule="static"):
-            K.depthwise(g, x + i * g.step, w + i % channels * taps, bias[i % channels] if bias != NULL else 0, y + i * count)
+            K.depthwise(g, x + i * g.step, w + i % channels * taps, bias[i % channels] if bias != NULL else 0,
+                        y + i * count)
 
-    cdef int multiply(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
-                      const float* x, const float* bias, float* y) except -1 nogil:
-        """Packed filters times the windows of all images; `filters` and `taps` are those of a group."""
+    cdef int multiply(self, const image_t* g, const packed_t* f, const float* x, const float* bias,
+                      float* y) except -1 nogil:
+        """Filters times the windows of all images."""
         cdef int64_t count = <int64_t>g.out[0] * g.out[1] * g.out[2]
         cdef int64_t blocks, jobs, i, together = 1
-        cdef int nth = num_threads(<int64_t>(g.batch * self.windows.c.group * filters * taps * <double>count / 8))
+        cdef int nth = num_threads(<int64_t>(g.batch * self.windows.c.group * f.filters * f.taps * <double>count / 8))
         cdef int failed = 0
         cdef int group = self.windows.c.group
         if not g.nhwc and count < TOGETHER and g.batch > 1:
             # A product has 16 or 32 columns at a time: many images together fill them, and read the filters once.
             i = count % 32
             i = count - i + (0 if i == 0 else 16 if i <= 16 else 32)
-            if 10 * i > 11 * count or group_bytes > FILTERS_IN_CACHE:
+            if 10 * i > 11 * count or f.bytes > FILTERS_IN_CACHE:
                 together = max(1, min(TOGETHER // count, (g.batch + nth - 1) // nth))
         blocks = (g.batch + together - 1) // together
         jobs = blocks * group
         if nth > 1 and jobs >= nth and (jobs % nth == 0 or jobs >= 4 * nth):
             for i in prange(jobs, num_threads=nth, schedule="dynamic"):
-                failed |= self.multiply_some(g, filters, taps, w, group_bytes, x, bias, y, i // group * together, together,
-                                             <int>(i % group), 1)
+                failed |= self.multiply_some(g, f, x, bias, y, i // group * together, together, <int>(i % group), 1)
         else:
             for i in range(jobs):
-                failed |= self.multiply_some(g, filters, taps, w, group_bytes, x, bias, y, i // group * together, together,
-                                             <int>(i % group), nth)
+                failed |= self.multiply_some(g, f, x, bias, y, i // group * together, together, <int>(i % group), nth)
         if failed:
             with gil:
                 raise MemoryError
         return 0
 
-    cdef int multiply_some(self, const image_t* g, int64_t filters, int64_t taps, const void* w, size_t group_bytes,
-                           const float* x, const float* bias, float* y, int64_t first, int64_t n, int group,
-                           int nth) noexcept nogil:
+    cdef int multiply_some(self, const image_t* g, const packed_t* f, const float* x, const float* bias, float* y,
+                           int64_t first, int64_t n, int group, int nth) noexcept nogil:
         """n images from the first on, one group."""
-        cdef int64_t count = <int64_t>g.out[0] * g.out[1] * g.out[2], all = filters * self.windows.c.group, i, m
+        cdef int64_t count = <int64_t>g.out[0] * g.out[1] * g.out[2], i, m, filters = f.filters
+        cdef int64_t all = filters * self.windows.c.group
         cdef image_t some = g[0]
-        cdef operand_t f, v
+        cdef operand_t w, v
         cdef epilogue_t e
         cdef float* mixed
-        memset(&f, 0, sizeof(f))
+        memset(&w, 0, sizeof(w))
         memset(&v, 0, sizeof(v))
         memset(&e, 0, sizeof(e))
         n = min(n, g.batch - first)
         some.batch = n
-        f.data = <const char*>w + group * group_bytes
-        f.packed = 1
+        w.data = f.data + group * f.bytes
+        w.packed = 1
         v.data = x + first * g.batch_stride + group * g.channels * (1 if g.nhwc else g.step)
         v.image = &some
         y += first * all * count + group * filters * (1 if g.nhwc else count)
@@ -196,12 +201,12 @@ cdef class Correlation(Operator):
             bias += group * filters
         if g.nhwc:
             e.bias_col = bias
-            return K.sgemm_op(count, filters, taps, 1, &v, &f, 0, y, all, &e, nth)
+            return K.sgemm_op(count, filters, f.taps, 1, &v, &w, 0, y, all, &e, nth)
         e.bias_row = bias
         if n == 1:
-            return K.sgemm_op(filters, count, taps, 1, &f, &v, 0, y, count, &e, nth)
+            return K.sgemm_op(filters, count, f.taps, 1, &w, &v, 0, y, count, &e, nth)
         mixed = <float*>K.scratch(SCRATCH_USER, filters * n * count * sizeof(float))
-        if mixed == NULL or K.sgemm_op(filters, n * count, taps, 1, &f, &v, 0, mixed, n * count, &e, nth):
+        if mixed == NULL or K.sgemm_op(filters, n * count, f.taps, 1, &w, &v, 0, mixed, n * count, &e, nth):
             return 1
         for i in range(n):
             for m in range(filters):
@@ -217,10 +222,9 @@ cdef class Correlation(Operator):
         cdef const float* w = <float*>self.x[1].data
         cdef float* turned
         cdef image_t back = g.image
+        cdef packed_t f
         cdef operand_t o
-        cdef size_t bytes
-        cdef char* packed
-        cdef int nth, failed = 0
+        cdef int nth, which, failed = 0
         cdef bint unit = not g.image.nhwc and g.taps > 1
         memset(&o, 0, sizeof(o))
         for i in range(3):
@@ -231,7 +235,8 @@ cdef class Correlation(Operator):
             for i in prange(g.batch * self.filters, num_threads=nth, schedule="static"):
                 K.depthwise_image(&g.image, y + i * g.count, w + i % self.filters * g.taps, x + i * g.pixels)
             return 0
-        if unit and (is_depthwise(g, self.filters) or filters * g.pixels * (g.image.channels + 6) < g.image.channels * g.count * (filters + 22)):
+        if unit and (is_depthwise(g, self.filters) or filters * g.pixels * (g.image.channels + 6)
+                     < g.image.channels * g.count * (filters + 22)):
             # The same as a convolution of y with the filters turned around: no columns are written.
             for i in range(3):
                 back.size[i] = g.image.out[i]
@@ -247,58 +252,55 @@ cdef class Correlation(Operator):
                 self.depthwise(&back, y, turned, bias, x)
                 return 0
             taps = filters * g.taps
-            bytes = (K.sgemm_pack_bytes(OPERAND_A, g.image.channels, taps) + 63) & ~<size_t>63
-            packed = <char*>self.pack_room(bytes * g.group)
+            self.pack_room(&f, OPERAND_A, g.image.channels, taps)
             turned = <float*>self.scratch(g.image.channels * taps * sizeof(float))
             o.data = turned
             o.ld = taps
             for i in range(g.group):
                 turn(w, filters, g.image.channels, g.taps, turned)
                 w += filters * g.image.channels * g.taps
-                failed |= K.sgemm_pack(OPERAND_A, &o, g.image.channels, taps, packed + i * bytes)
+                failed |= K.sgemm_pack(OPERAND_A, &o, g.image.channels, taps, f.data + i * f.bytes)
             if failed:
                 with gil:
                     raise MemoryError
-            return self.multiply(&back, g.image.channels, taps, packed, bytes, y, bias, x)
-        if g.image.nhwc:        # columns [count, taps] = y [count, filters] w [filters, taps]
-            bytes = (K.sgemm_pack_bytes(OPERAND_B, taps, filters) + 63) & ~<size_t>63
-        else:                   # columns [taps, count] = w^T y [filters, count]
-            bytes = (K.sgemm_pack_bytes(OPERAND_A, taps, filters) + 63) & ~<size_t>63
-        packed = <char*>self.pack_room(bytes * g.group)
+            return self.multiply(&back, &f, y, bias, x)
+        # columns [taps, count] = w^T y, or, NHWC, [count, taps] = y w
+        which = OPERAND_B if g.image.nhwc else OPERAND_A
+        self.pack_room(&f, which, taps, filters)
         o.ld = taps
         o.trans = not g.image.nhwc
         for i in range(g.group):
             o.data = w + i * filters * taps
-            failed |= K.sgemm_pack(OPERAND_B if g.image.nhwc else OPERAND_A, &o, taps, filters, packed + i * bytes)
+            failed |= K.sgemm_pack(which, &o, taps, filters, f.data + i * f.bytes)
         nth = num_threads(<int64_t>(g.batch * <double>self.filters * taps * g.count / 8))
         if nth > 1 and g.batch >= nth:
             for i in prange(g.batch, num_threads=nth, schedule="dynamic"):
-                failed |= self.scatter_one(packed, bytes, y, bias, x, i, 1)
+                failed |= self.scatter_one(&f, y, bias, x, i, 1)
         else:
             for i in range(g.batch):
-                failed |= self.scatter_one(packed, bytes, y, bias, x, i, nth)
+                failed |= self.scatter_one(&f, y, bias, x, i, nth)
         if failed:
             with gil:
                 raise MemoryError
         return 0
 
-    cdef int scatter_one(self, const void* w, size_t group_bytes, const float* y, const float* bias, float* x,
-                         int64_t image, int nth) noexcept nogil:
+    cdef int scatter_one(self, const packed_t* f, const float* y, const float* bias, float* x, int64_t image,
+                         int nth) noexcept nogil:
         cdef windows_t* g = &self.windows.c
         cdef int64_t filters = self.filters // g.group, taps = g.image.channels * g.taps, c, p
         cdef int group, failed = 0
         cdef bint plain = is_plain(&g.image)
         cdef image_t one = g.image
-        cdef operand_t f, v
+        cdef operand_t w, v
         cdef epilogue_t e
         cdef float* columns = NULL
         cdef float* to
         cdef long ld
-        memset(&f, 0, sizeof(f))
+        memset(&w, 0, sizeof(w))
         memset(&v, 0, sizeof(v))
         memset(&e, 0, sizeof(e))
         one.batch = 1
-        f.packed = 1
+        w.packed = 1
         y += image * self.filters * g.count
         x += image * g.image.batch_stride
         if not plain:
@@ -316,21 +318,21 @@ cdef class Correlation(Operator):
                     for p in range(g.pixels):
                         x[c * g.pixels + p] = bias[c]
         for group in range(g.group):
-            f.data = <const char*>w + group * group_bytes
+            w.data = f.data + group * f.bytes
             to = x + group * g.image.channels * (1 if g.image.nhwc else g.pixels) if plain else columns
             if g.image.nhwc:
                 v.data = y + group * filters
                 v.ld = self.filters
                 ld = g.channels if plain else taps
                 e.bias_col = bias + group * g.image.channels if plain and bias != NULL else NULL
-                failed |= K.sgemm_op(g.count, taps, filters, 1, &v, &f, 0, to, ld, &e, nth)
+                failed |= K.sgemm_op(g.count, taps, filters, 1, &v, &w, 0, to, ld, &e, nth)
                 if not plain:
                     K.scol2im(&one, columns, x + group * g.image.channels, nth)
             else:
                 v.data = y + group * filters * g.count
                 v.ld = g.count
                 e.bias_row = bias + group * g.image.channels if plain and bias != NULL else NULL
-                failed |= K.sgemm_op(taps, g.count, filters, 1, &f, &v, 0, to, g.count, &e, nth)
+                failed |= K.sgemm_op(taps, g.count, filters, 1, &w, &v, 0, to, g.count, &e, nth)
                 if not plain:
                     K.scol2im(&one, columns, x + group * g.image.channels * g.pixels, nth)
         return failed
@@ -346,8 +348,8 @@ cdef class Correlation(Operator):
             memset(dw, 0, size * sizeof(float))
             for i in prange(self.filters, num_threads=nth, schedule="static"):
                 for n in range(g.batch):
-                    K.depthwise_filter(&g.image, x + (n * self.filters + i) * g.pixels, y + (n * self.filters + i) * g.count,
-                                       dw + i * g.taps)
+                    K.depthwise_filter(&g.image, x + (n * self.filters + i) * g.pixels,
+                                       y + (n * self.filters + i) * g.count, dw + i * g.taps)
             return 0
         if nth == 1 or size >= SHARED_FILTERS or g.batch < nth:
             failed = self.filter_gradient_part(x, y, dw, 0, g.batch, nth)
@@ -399,8 +401,8 @@ cdef class Correlation(Operator):
             for group in range(g.group):
                 a.data = y + i * self.filters * g.count + group * filters * (1 if g.image.nhwc else g.count)
                 b.data = x + i * g.image.batch_stride + group * g.image.channels * (1 if g.image.nhwc else g.pixels)
-                failed |= K.sgemm_op(filters, taps, n * g.count, 1, &a, &b, i > first, dw + group * filters * taps, taps,
-                                     NULL, nth)
+                failed |= K.sgemm_op(filters, taps, n * g.count, 1, &a, &b, i > first, dw + group * filters * taps,
+                                     taps, NULL, nth)
             i += n
         return failed
 
@@ -454,18 +456,12 @@ cdef class ConvGradient(Correlation):
         cdef tensor_t* dy = self.x[2]
         cdef tensor_t* dx = self.y[self.num_outputs - 1] if self.num_outputs == (2 if self.no_bias else 3) else NULL
         cdef int64_t[5] shape
-        cdef int i
         self.expect(0, FLOAT)
         self.expect(2, FLOAT)
         self.windows.fit(x.ndim, x.shape)
         self.check_filter()
         window_shape(g, self.filters, shape)
-        self.expect_ndim(2, x.ndim)
-        for i in range(x.ndim):
-            if dy.shape[i] != shape[i]:
-                with gil:
-                    raise ValueError(f"the gradient of Y must have shape {tuple([shape[j] for j in range(x.ndim)])}, "
-                                     f"but has {tuple([dy.shape[j] for j in range(x.ndim)])}")
+        check_shape(dy, "dY", x.ndim, shape)
         resize_like(self.y[0], self.x[1], FLOAT)
         if not self.no_bias and self.num_outputs > 1:
             resize1(self.y[1], self.filters, FLOAT)
@@ -499,7 +495,8 @@ cdef class ConvTranspose(Correlation):
         filters = x.shape[g.ndim + 1 if g.image.nhwc else 1]
         if filters != self.filters:
             with gil:
-                raise ValueError(f"there must be as many filters as X has channels, {filters}, but there are {self.filters}")
+                raise ValueError(f"there must be as many filters as X has channels, {filters}, "
+                                 f"but there are {self.filters}")
         return 0
 
     cdef int run(self) except -1 nogil:
@@ -532,16 +529,10 @@ cdef class ConvTransposeGradient(ConvTranspose):
         cdef tensor_t* dy = self.x[2]
         cdef tensor_t* dx = self.y[self.num_outputs - 1] if self.num_outputs == (2 if self.no_bias else 3) else NULL
         cdef int64_t[5] shape
-        cdef int i
         self.fit()
         self.expect(2, FLOAT)
-        self.expect_ndim(2, x.ndim)
         image_shape(g, g.channels, shape)
-        for i in range(x.ndim):
-            if dy.shape[i] != shape[i]:
-                with gil:
-                    raise ValueError(f"the gradient of Y must have shape {tuple([shape[j] for j in range(x.ndim)])}, "
-                                     f"but has {tuple([dy.shape[j] for j in range(x.ndim)])}")
+        check_shape(dy, "dY", x.ndim, shape)
         resize_like(self.y[0], self.x[1], FLOAT)
         if not self.no_bias and self.num_outputs > 1:
             resize1(self.y[1], g.channels, FLOAT)
@@ -590,17 +581,17 @@ cdef class Im2Col(Operator):
 cdef class Col2Im(Im2Col):
     cdef int run(self) except -1 nogil:
         cdef windows_t* g = &self.windows.c
-        cdef tensor_t* like = self.x[1]
+        cdef tensor_t* z = self.x[1]
         cdef int64_t i, size
         cdef int nth
         cdef image_t one
         self.expect(0, FLOAT)
-        if like.ndim < 3:
+        if z.ndim < 3:
             self.expect_ndim(1, g.ndim + 2)
-        self.windows.fit(like.ndim, like.shape)
+        self.windows.fit(z.ndim, z.shape)
         size = g.channels * g.taps * g.count
         self.expect_size(0, g.batch * size)
-        resize_like(self.y[0], like, FLOAT)
+        resize_like(self.y[0], z, FLOAT)
         memset(self.y[0].data, 0, self.y[0].size * sizeof(float))
         one = g.image
         one.batch = 1
@@ -676,11 +667,13 @@ _SHARED = {
     "shared_buffer": "accepted, changes nothing",
 }
 _NO_BIAS = {"no_bias": "there is no bias, hence no gradient of one"}
-_DOC = """Every filter is laid over {where} in turn, at steps of `stride`, multiplied with the pixels under it and summed up
-(plus the filter's bias): Y[n, m, p] = bias[m] + sum over c, t of filter[m, c, t] * X[n, c, p * stride - pad + t * dilation].
+_DOC = """Every filter is laid over {where} in turn, at steps of `stride`, multiplied with the pixels under it and
+summed up, plus the filter's bias:
 
-With order NHWC the channels stand last, in X, filter and Y. With `group` set, channels and filters are divided into that many
-groups, and a filter sees the channels of its group alone."""
+    Y[n, m, p] = bias[m] + sum over c, t of filter[m, c, t] * X[n, c, p * stride - pad + t * dilation]
+
+With order NHWC the channels stand last, in X, filter and Y. With `group` set, channels and filters are divided into
+that many groups, and a filter sees the channels of its group alone."""
 
 for _name, _where in (("Conv", "an image"), ("Conv1D", "a sequence"), ("Conv2D", "an image"), ("Conv3D", "a volume")):
     register(
@@ -723,8 +716,8 @@ register(
     args={**ARGS, **DILATION, **GROUP, **_SHARED, **_NO_BIAS, **_ADJ}, infer=_infer_transposed,
     cost=_cost(lambda inputs, outputs: inputs[0], lambda args: 1),
     gradient=_gradient,
-    doc="Transposed convolution: every value of X adds its filter, times itself, onto the window of Y that Conv would have "
-        "computed it from. What the gradient of Conv is to Y, this is to X.",
+    doc="Transposed convolution: every value of X adds its filter, times itself, onto the window of Y that Conv would "
+        "have computed it from. What the gradient of Conv is to Y, this is to X.",
 )
 register(
     "ConvTransposeGradient", ConvTransposeGradient, 3, (1, 3),
@@ -754,7 +747,8 @@ register(
     "Im2Col", Im2Col, 1, 1,
     ins={"X": "images, [N, C, H, W] or, with order NHWC, [N, H, W, C]"},
     outs={"Y": "[N, C * kernel, windows...] or [N, windows..., kernel * C]"},
-    args={**ARGS, **DILATION}, infer=_infer_columns, cost=flops_per_element(0), gradient=simple("Col2Im", "GO0 I0", "GI0"),
+    args={**ARGS, **DILATION}, infer=_infer_columns, cost=flops_per_element(0),
+    gradient=simple("Col2Im", "GO0 I0", "GI0"),
     doc="Writes the pixels under each window, those of all channels, into a column of their own.",
 )
 register(

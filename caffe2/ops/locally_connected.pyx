@@ -8,7 +8,7 @@ from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport FLOAT, resize, resize_like, tensor_t
 from caffe2._core.threads cimport num_threads
 from caffe2.ops.kernels.dispatch cimport K, SCRATCH_USER, epilogue_t, image_t, operand_t
-from caffe2.ops.windows cimport Windows, window_shape, windows_t
+from caffe2.ops.windows cimport Windows, check_shape, window_shape, windows_t
 
 from caffe2._core.registry import register
 from caffe2._core.schema import TensorInfo
@@ -16,7 +16,7 @@ from caffe2.ops.windows import ARGS, DILATION, GROUP, infer
 
 
 cdef class LC(Operator):
-    """Place by place: the window of every image there makes one matrix, [images, taps], to multiply with the filters."""
+    """Place by place: the windows of all images there make one matrix, [images, taps], to multiply with the filters."""
     cdef Windows windows
     cdef int64_t filters
 
@@ -148,14 +148,11 @@ cdef class LCGradient(LC):
         cdef tensor_t* db = self.y[1] if not self.no_bias and self.num_outputs > 1 else NULL
         cdef int64_t[5] shape
         cdef int64_t at
-        cdef int nth, i, failed = 0
+        cdef int nth, failed = 0
         self.fit()
         self.expect(2, FLOAT)
-        self.expect_ndim(2, g.ndim + 2)
         window_shape(g, self.filters, shape)
-        for i in range(g.ndim + 2):
-            if self.x[2].shape[i] != shape[i]:
-                return self.fail("the gradient of Y must have the shape of Y")
+        check_shape(self.x[2], "dY", g.ndim + 2, shape)
         resize_like(self.y[0], self.x[1], FLOAT)
         if db != NULL:
             resize(db, g.ndim + 1, self.x[1].shape, FLOAT)

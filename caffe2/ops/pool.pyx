@@ -10,7 +10,7 @@ from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport FLOAT, resize, resize_like, tensor_t
 from caffe2._core.threads cimport num_threads
 from caffe2.ops.kernels.dispatch cimport K, SCRATCH_USER, image_t
-from caffe2.ops.windows cimport Windows, window_shape, windows_t
+from caffe2.ops.windows cimport Windows, check_shape, window_shape, windows_t
 
 from caffe2._core.gradient import simple
 from caffe2._core.registry import register
@@ -101,9 +101,12 @@ cdef inline float share(Mode mode, float p, float y, float dy, int64_t pixels) n
 
 cdef inline bint pairs(const image_t* g) noexcept nogil:
     """Whether windows are 2 x 2, side by side, without padding."""
-    return (g.kernel[0] == 1 and g.stride[0] == 1 and g.pad[0] == 0 and g.kernel[1] == 2 and g.stride[1] == 2 and g.pad[1] == 0
-            and g.kernel[2] == 2 and g.stride[2] == 2 and g.pad[2] == 0
-            and 2 * g.out[1] <= g.size[1] and 2 * g.out[2] <= g.size[2] and g.out[0] == g.size[0])
+    cdef int i, side
+    for i in range(3):
+        side = 2 if i else 1
+        if g.kernel[i] != side or g.stride[i] != side or g.pad[i] or side * g.out[i] > g.size[i]:
+            return False
+    return True
 
 
 cdef inline float greater(float a, float b) noexcept nogil:
@@ -113,8 +116,8 @@ cdef inline float greater(float a, float b) noexcept nogil:
 cdef class Pool(Operator):
     """Base of pooling and its gradients.
 
-    NCHW: each plane on its own, a line of windows at a time; first the lines under them are combined place by place, then the
-    places along that one line. NHWC: each window on its own, all channels at a time.
+    NCHW: each plane on its own, a line of windows at a time; first the lines under them are combined place by place,
+    then the places along that one line. NHWC: each window on its own, all channels at a time.
     """
     cdef Windows windows
     cdef Mode mode
@@ -171,11 +174,11 @@ cdef class Pool(Operator):
         cdef float* y = <float*>self.y[0].data + plane * w.count
         cdef const float* second
         cdef float* row
-        cdef int z, h, d, t, i, d0, d1, h0, h1, first, last
+        cdef int _d, z, h, d, t, i, d0, d1, h0, h1, first, last
         cdef int width = g.size[2], out = g.out[2]
         cdef Mode mode = self.mode
         if mode == MAX and pairs(g):
-            for d in range(g.out[0]):
+            for _d in range(g.out[0]):
                 for h in range(g.out[1]):
                     second = x + 2 * h * width + width
                     for i in range(out):
@@ -202,7 +205,8 @@ cdef class Pool(Operator):
                 if mode != MAX:
                     for i in range(out):
                         span(i, g.kernel[2], g.stride[2], g.pad[2], width, &first, &last)
-                        y[i] = finished(mode, self.p, y[i], self.pixels(<int64_t>(d1 - d0) * (h1 - h0) * (last - first)))
+                        y[i] = finished(mode, self.p, y[i],
+                                        self.pixels(<int64_t>(d1 - d0) * (h1 - h0) * (last - first)))
                 y += out
         return 0
 
@@ -223,7 +227,8 @@ cdef class Pool(Operator):
             for z in range(d0, d1):
                 for t in range(h0, h1):
                     for s in range(w0, w1):
-                        combine(mode, self.p, x + ((<int64_t>z * g.size[1] + t) * g.size[2] + s) * channels, y, channels)
+                        combine(mode, self.p, x + ((<int64_t>z * g.size[1] + t) * g.size[2] + s) * channels, y,
+                                channels)
             if mode != MAX:
                 for c in range(channels):
                     y[c] = finished(mode, self.p, y[c], self.pixels(<int64_t>(d1 - d0) * (h1 - h0) * (w1 - w0)))
@@ -236,7 +241,7 @@ cdef class PoolGradient(Pool):
         cdef windows_t* g = &self.windows.c
         cdef tensor_t* x = self.x[0]
         cdef int64_t[5] shape
-        cdef int64_t i, k
+        cdef int64_t i
         cdef int nth, failed = 0
         for i in range(3):
             self.expect(<int>i, FLOAT)
@@ -244,13 +249,8 @@ cdef class PoolGradient(Pool):
             self.expect_ndim(0, g.ndim + 2)
         self.windows.fit(x.ndim, x.shape)
         window_shape(g, g.channels, shape)
-        for i in range(1, 3):
-            self.expect_ndim(<int>i, x.ndim)
-            for k in range(x.ndim):
-                if self.x[i].shape[k] != shape[k]:
-                    with gil:
-                        raise ValueError(f"{'dY' if i == 2 else 'Y'} must have shape {tuple([shape[j] for j in range(x.ndim)])}, "
-                                         f"but has {tuple([self.x[i].shape[j] for j in range(x.ndim)])}")
+        check_shape(self.x[1], "Y", x.ndim, shape)
+        check_shape(self.x[2], "dY", x.ndim, shape)
         resize_like(self.y[0], x, FLOAT)
         if x.size == 0:
             return 0
@@ -284,18 +284,22 @@ cdef class PoolGradient(Pool):
         cdef float* row
         cdef float* shares
         cdef float* to
-        cdef int z, h, d, t, s, i, d0, d1, h0, h1, first, last, at, stride = g.stride[2]
+        cdef float top, slope
+        cdef int _d, z, h, d, t, s, i, d0, d1, h0, h1, first, last, stride = g.stride[2]
         cdef int width = g.size[2], out = g.out[2]
         cdef int64_t line
         if self.mode == MAX and pairs(g):
-            for d in range(g.size[0]):
+            for _d in range(g.size[0]):
                 for h in range(g.size[1]):
                     if h >= 2 * g.out[1]:
                         memset(dx, 0, width * sizeof(float))
                     else:
                         for i in range(out):
-                            dx[2 * i] = dy[i] if x[2 * i] == y[i] else 0
-                            dx[2 * i + 1] = dy[i] if x[2 * i + 1] == y[i] else 0
+                            # values first: a loop of selections has vectors, one of branches has not
+                            top = y[i]
+                            slope = dy[i]
+                            dx[2 * i] = slope if x[2 * i] == top else 0
+                            dx[2 * i + 1] = slope if x[2 * i + 1] == top else 0
                         for i in range(2 * out, width):
                             dx[i] = 0
                         if h & 1:
@@ -322,7 +326,8 @@ cdef class PoolGradient(Pool):
                                 from_ = x + line + s - g.pad[2]
                                 to = dx + line + s - g.pad[2]
                                 for i in range(first, last):
-                                    to[i * stride] += dy[i] if from_[i * stride] == y[i] else 0
+                                    slope = dy[i]
+                                    to[i * stride] += slope if from_[i * stride] == y[i] else 0
                 else:
                     for i in range(out):
                         span(i, g.kernel[2], stride, g.pad[2], width, &first, &last)
@@ -353,6 +358,7 @@ cdef class PoolGradient(Pool):
         cdef const float* dy = <const float*>self.x[2].data + image * w.count * channels
         cdef float* dx = <float*>self.y[0].data + image * w.pixels * channels
         cdef float* shares = <float*>K.scratch(SCRATCH_USER, channels * sizeof(float))
+        cdef float slope
         cdef int d, h, i, d0, d1, h0, h1, w0, w1, z, t, s
         if shares == NULL:
             return 1
@@ -373,7 +379,8 @@ cdef class PoolGradient(Pool):
                                 at = ((<int64_t>z * g.size[1] + t) * g.size[2] + s) * channels
                                 if self.mode == MAX:
                                     for c in range(channels):
-                                        dx[at + c] += dy[c] if x[at + c] == y[c] else 0
+                                        slope = dy[c]
+                                        dx[at + c] += slope if x[at + c] == y[c] else 0
                                 else:
                                     combine(AVERAGE, 1, shares, dx + at, channels)
                     y += channels
@@ -412,7 +419,8 @@ for _type, _names, _more, _what in (
         _args = {**ARGS, **_WHOLE, **_more}
         register(
             _name, Pool, 1, 1,
-            ins={"X": "images, [N, C, ...] or, with order NHWC, [N, ..., C]"}, outs={"Y": "one value for each window and channel"},
+            ins={"X": "images, [N, C, ...] or, with order NHWC, [N, ..., C]"},
+            outs={"Y": "one value for each window and channel"},
             args=_args, infer=lambda args, inputs: [infer(args, inputs[0])], cost=_cost,
             gradient=simple(_name + "Gradient", "I0 O0 GO0", "GI0"),
             doc=f"{_what} Windows lie `stride` apart; padding counts as absent. Each channel is pooled on its own.",

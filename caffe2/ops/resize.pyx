@@ -23,8 +23,8 @@ def _is_nhwc(args):
 cdef class Remap(Operator):
     """Base: every pixel of the one image is a pixel of the other, found axis by axis, or a constant.
 
-    A subclass says how large both are (`sizes`), and which pixel is meant (`source`, -1 for the constant). The gradient adds up
-    what every pixel was used for.
+    A subclass says how large both are (`sizes`), and which pixel is meant (`source`, -1 for the constant). The gradient
+    adds up what every pixel was used for.
     """
     cdef bint nhwc, gradient
     cdef int ndim               # dimensions of a tensor

@@ -1,4 +1,5 @@
 from libc.stdint cimport int64_t
+from caffe2._core.tensor cimport tensor_t
 from caffe2.ops.kernels.dispatch cimport image_t
 
 # Images are right-aligned in three spatial axes: a 2-D image has depth 1, a 1-D image height 1 too.
@@ -25,9 +26,13 @@ cdef class Windows:
     cdef int fit(self, int ndim, const int64_t* shape) except -1 nogil
     # Images of `channels` from windows of that shape: the transposed convolution.
     cdef int fit_transposed(self, int ndim, const int64_t* shape, int64_t channels) except -1 nogil
+    cdef int check_ndim(self, int ndim) except -1 nogil
     cdef int finish(self, int64_t batch, int64_t channels) except -1 nogil
     cdef int fail(self, str message) except -1
 
 # Shape of a tensor with that many channels, on the windows' side, or on the images'.
 cdef void window_shape(const windows_t* g, int64_t channels, int64_t* shape) noexcept nogil
 cdef void image_shape(const windows_t* g, int64_t channels, int64_t* shape) noexcept nogil
+
+# Raise unless t has that shape.
+cdef int check_shape(const tensor_t* t, const char* name, int ndim, const int64_t* shape) except -1 nogil

@@ -1,6 +1,8 @@
 """Windows that slide over images: the arguments and shapes that convolution and pooling share."""
 from libc.stdint cimport INT32_MAX, int64_t
 
+from caffe2._core.tensor cimport shape_of, tensor_t
+
 from caffe2._core.schema import TensorInfo
 
 cdef enum LegacyPad:
@@ -106,15 +108,20 @@ cdef class Windows:
     cdef int fail(self, str message) except -1:
         raise ValueError(message)
 
+    cdef int check_ndim(self, int ndim) except -1 nogil:
+        if ndim != self.c.ndim + 2:
+            with gil:
+                self.fail(f"images must have {self.c.ndim + 2} dimensions for windows of {self.c.ndim}, "
+                          f"but have {ndim}")
+        return 0
+
     cdef int fit(self, int ndim, const int64_t* shape) except -1 nogil:
         cdef image_t* g = &self.c.image
         cdef int64_t size, kernel, stride, head, tail, out, needed
         cdef int i, at
-        if ndim != self.c.ndim + 2:
-            if not self.c.whole or ndim < 3 or ndim > 5:
-                with gil:
-                    self.fail(f"images must have {self.c.ndim + 2} dimensions for windows of {self.c.ndim}, but have {ndim}")
+        if self.c.whole and 3 <= ndim <= 5:
             self.c.ndim = ndim - 2
+        self.check_ndim(ndim)
         for i in range(3):
             at = i - (3 - self.c.ndim)
             size = 1 if at < 0 else shape[at + (1 if g.nhwc else 2)]
@@ -136,8 +143,8 @@ cdef class Windows:
                 tail = needed - head
             if size + head + tail < kernel:
                 with gil:
-                    self.fail(f"a window of {kernel} pixels (dilation included) does not fit image axis {at}, which has "
-                              f"{size + head + tail} (padding included)")
+                    self.fail(f"a window of {kernel} pixels (dilation included) does not fit image axis {at}, "
+                              f"which has {size + head + tail} (padding included)")
             out = (size + head + tail - kernel) // stride + 1
             if self.c.legacy_pad == CAFFE and at >= 0:
                 # Caffe rounds up, but lets the last window start inside the image.
@@ -159,9 +166,7 @@ cdef class Windows:
         cdef image_t* g = &self.c.image
         cdef int64_t size, out
         cdef int i, at
-        if ndim != self.c.ndim + 2:
-            with gil:
-                self.fail(f"images must have {self.c.ndim + 2} dimensions for windows of {self.c.ndim}, but have {ndim}")
+        self.check_ndim(ndim)
         if self.c.legacy_pad == CAFFE:
             with gil:
                 self.fail("legacy_pad CAFFE_LEGACY_POOLING is for pooling")
@@ -216,6 +221,18 @@ cdef void window_shape(const windows_t* g, int64_t channels, int64_t* shape) noe
 
 cdef void image_shape(const windows_t* g, int64_t channels, int64_t* shape) noexcept nogil:
     fill_shape(g, channels, g.image.size, shape)
+
+
+cdef int check_shape(const tensor_t* t, const char* name, int ndim, const int64_t* shape) except -1 nogil:
+    cdef int i
+    cdef bint same = t.ndim == ndim
+    for i in range(ndim if same else 0):
+        same &= t.shape[i] == shape[i]
+    if not same:
+        with gil:
+            wanted = tuple([shape[i] for i in range(ndim)])
+            raise ValueError(f"{name.decode()} must have shape {wanted}, but has {shape_of(t)}")
+    return 0
 
 
 def infer(args, x, channels=None, transposed=False):
