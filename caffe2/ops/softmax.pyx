@@ -1,7 +1,7 @@
 """Softmax, alone and with the cross-entropy loss, over rows or over the channels of an image."""
 from cython.parallel cimport prange
 
-from libc.math cimport expf, fabsf, fmaxf, logf
+from libc.math cimport INFINITY, expf, fabsf, logf
 from libc.stdint cimport int32_t, int64_t
 
 from caffe2._core.operator cimport Operator
@@ -95,6 +95,15 @@ register(
 
 # ---------------------------------------------------------------- with the loss, rows
 
+cdef check_arity(Operator op):
+    """The schemas, as the original's, do not say it."""
+    if op.type.endswith("Gradient"):
+        if op.num_inputs not in (4, 5):
+            raise ValueError("takes logits, labels, perhaps weights, softmax and the gradient of the loss")
+    elif op.num_outputs not in (2, 3):
+        raise ValueError("gives 2 outputs, softmax and loss (a third one stays empty)")
+
+
 cdef class SoftmaxLossRows(Rows):
     """Base of SoftmaxWithLoss and its gradient: labels are classes (int32), or probabilities with label_prob."""
 
@@ -111,6 +120,7 @@ cdef class SoftmaxLossRows(Rows):
             raise ValueError("argument scale may not be negative")
         if self.args.str("order", "NCHW") != "NCHW":
             raise ValueError("only order NCHW is supported")
+        check_arity(self)
 
     cdef int check(self, bint weighted, int64_t* n, int64_t* d) except -1 nogil:
         cdef tensor_t* x = self.x[0]
@@ -159,11 +169,11 @@ cdef class SoftmaxWithLoss(SoftmaxLossRows):
         if self.label_prob:
             target = <const float*>self.x[1].data + i * d
             for j in range(d):
-                loss -= logf(fmaxf(p[j], TINY)) * target[j]
+                loss -= logf(max(p[j], TINY)) * target[j]
         else:
             label = (<const int32_t*>self.x[1].data)[i]
             # where the probability underflows, its logarithm is taken from the logits
-            loss = -logf(p[label]) if p[label] > TINY else K.vmax(d, x) - x[label]
+            loss = K.vmax(d, x) - x[label] if p[label] <= TINY else -logf(p[label])
         self.losses[i] = loss
 
     cdef int run(self) except -1 nogil:
@@ -219,8 +229,6 @@ cdef class SoftmaxWithLossGradient(SoftmaxLossRows):
     cdef int run(self) except -1 nogil:
         cdef int64_t n = 0, d = 0
         cdef float by
-        if self.num_inputs < 4:
-            return self.fail("takes logits, labels, perhaps weights, softmax and the gradient of the loss")
         self.check(self.num_inputs > 4, &n, &d)
         self.expect(self.num_inputs - 2, FLOAT)
         self.expect_size(self.num_inputs - 2, self.x[0].size)
@@ -282,6 +290,7 @@ cdef class SpatialSoftmaxLoss(Operator):
         self.scale = self.args.float("scale", 1.0)
         if self.args.str("order", "NCHW") != "NCHW":
             raise ValueError("only order NCHW is supported")
+        check_arity(self)
 
     cdef int check(self, bint weighted) except -1 nogil:
         cdef tensor_t* x = self.x[0]
@@ -321,7 +330,7 @@ cdef class SpatialSoftmaxWithLoss(SpatialSoftmaxLoss):
             for pixel in range(pixels):
                 x = <const float*>logits.data + i * d * pixels + pixel
                 p = <float*>self.y[0].data + i * d * pixels + pixel
-                top = -1e20
+                top = -INFINITY
                 total = 0
                 for c in range(d):
                     top = max(top, x[c * pixels])
@@ -334,7 +343,7 @@ cdef class SpatialSoftmaxWithLoss(SpatialSoftmaxLoss):
                 if c != DONT_CARE:
                     w = weight[i * pixels + pixel] if weight != NULL else 1
                     by += w
-                    loss -= logf(fmaxf(p[c * pixels], TINY)) * w
+                    loss -= logf(max(p[c * pixels], TINY)) * w
         resize0(self.y[1], FLOAT)
         (<float*>self.y[1].data)[0] = <float>(loss * self.scale / by) if by != 0 else 0
         return 0
@@ -351,8 +360,6 @@ cdef class SpatialSoftmaxWithLossGradient(SpatialSoftmaxLoss):
         cdef int64_t i, pixel, c, d, pixels
         cdef float factor, w
         cdef double by = 0
-        if self.num_inputs < 4:
-            return self.fail("takes logits, labels, perhaps weights, softmax and the gradient of the loss")
         self.check(self.num_inputs > 4)
         self.expect(last - 1, FLOAT)
         self.expect_size(last - 1, logits.size)
