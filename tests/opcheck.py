@@ -7,11 +7,19 @@ from caffe2.proto import caffe2_pb2
 from caffe2.python import core, workspace
 
 DTYPES = {
-    np.dtype(np.float32): 1, np.dtype(np.int32): 2, np.dtype(object): 4, np.dtype(np.bool_): 5, np.dtype(np.uint8): 6,
-    np.dtype(np.int8): 7, np.dtype(np.uint16): 8, np.dtype(np.int16): 9, np.dtype(np.int64): 10,
-    np.dtype(np.float16): 12, np.dtype(np.float64): 13,
+    np.dtype(np.float32): 1,
+    np.dtype(np.int32): 2,
+    np.dtype(object): 4,
+    np.dtype(np.bool_): 5,
+    np.dtype(np.uint8): 6,
+    np.dtype(np.int8): 7,
+    np.dtype(np.uint16): 8,
+    np.dtype(np.int16): 9,
+    np.dtype(np.int64): 10,
+    np.dtype(np.float16): 12,
+    np.dtype(np.float64): 13,
 }
-NUMBERS = [t for t in DTYPES if t != object]
+NUMBERS = [t for t in DTYPES if t.kind != "O"]
 
 
 def strings(values):

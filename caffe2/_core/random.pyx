@@ -166,7 +166,8 @@ cdef class Random:
         else:
             chunk = (pairs + threads - 1) // threads
             for t in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-                uniform_stretch(self.key, self.drawn, y, n, min(pairs, t * chunk), min(pairs, (t + 1) * chunk), low, scale)
+                uniform_stretch(self.key, self.drawn, y, n, min(pairs, t * chunk), min(pairs, (t + 1) * chunk), low,
+                                scale)
         self.drawn += pairs
 
     cdef void fill_normal(self, float* y, int64_t n, float mean, float std) noexcept nogil:

@@ -22,7 +22,8 @@ cdef inline void copy_bytes(void* to, const void* source, size_t n) noexcept nog
         memcpy(to, source, n)
 
 # n rows of that many bytes; the starts of rows lie that far apart.
-cdef void copy_rows(char* to, size_t to_step, const char* source, size_t source_step, int64_t n, size_t nbytes) noexcept nogil
+cdef void copy_rows(char* to, size_t to_step, const char* source, size_t source_step, int64_t n,
+                    size_t nbytes) noexcept nogil
 # Contiguous `to` of this shape; its item (i, j, ...) is item i * step[0] + j * step[1] + ... of `source`.
 cdef void copy_strided(char* to, const char* source, int ndim, const int64_t* shape, const int64_t* step,
                        size_t width) noexcept nogil

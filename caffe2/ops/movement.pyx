@@ -7,7 +7,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from caffe2._core.operator cimport Operator
-from caffe2._core.tensor cimport MAX_DIMS, STRING, UNDEFINED, itemsize, tensor_t
+from caffe2._core.tensor cimport MAX_DIMS, STRING, UNDEFINED, itemsize
 from caffe2._core.threads cimport num_threads
 
 cdef extern from "caffe2/ops/kernels/transpose.h":
@@ -91,7 +91,8 @@ cdef void rows_stretch(char* to, size_t to_step, const char* source, size_t sour
         copy_bytes(to + i * to_step, source + i * source_step, nbytes)
 
 
-cdef void copy_rows(char* to, size_t to_step, const char* source, size_t source_step, int64_t n, size_t nbytes) noexcept nogil:
+cdef void copy_rows(char* to, size_t to_step, const char* source, size_t source_step, int64_t n,
+                    size_t nbytes) noexcept nogil:
     cdef int threads, t
     cdef int64_t chunk
     if nbytes == 0:

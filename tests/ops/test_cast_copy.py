@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
-from opcheck import DTYPES, NUMBERS, gradients, run, strings
 
 from caffe2.python import core, workspace
+from opcheck import DTYPES, NUMBERS, gradients, run, strings
 
 
 @pytest.mark.parametrize("to", NUMBERS, ids=str)
 @pytest.mark.parametrize("dtype", NUMBERS, ids=str)
 def test_cast(dtype, to):
     x = np.array([0, 1, 2, 3.75, 100, 0.5, 7] * 50).astype(dtype)
-    y, = run("Cast", x, to=DTYPES[to])
+    (y,) = run("Cast", x, to=DTYPES[to])
     np.testing.assert_array_equal(y, x.astype(to), strict=True)
 
 
@@ -31,12 +31,14 @@ def test_cast_large_and_special():
         half = x.astype(np.float16)
     np.testing.assert_array_equal(run("FloatToHalf", x)[0], half)
     np.testing.assert_array_equal(run("HalfToFloat", half)[0], half.astype("f"))
-    np.testing.assert_array_equal(run("Cast", np.float32([np.nan, -0.0, 1e-30]), to=core.DataType.BOOL)[0], [True, False, True])
+    np.testing.assert_array_equal(
+        run("Cast", np.float32([np.nan, -0.0, 1e-30]), to=core.DataType.BOOL)[0], [True, False, True]
+    )
 
 
 def test_every_half():
     bits = np.arange(65536, dtype=np.uint16).view(np.float16)
-    y, = run("Cast", bits, to="float")
+    (y,) = run("Cast", bits, to="float")
     np.testing.assert_array_equal(y, bits.astype("f"))
     np.testing.assert_array_equal(run("Cast", y, to="FLOAT16")[0], bits)
 
@@ -59,14 +61,18 @@ def test_cast_refuses(args):
 def test_cast_gradient():
     x = np.float64([1, 2])
     run("Cast", x, to="float", from_type="double")
-    grad, = gradients("Cast", [x], [np.float32([3, 4])], to="float", from_type="double")
+    (grad,) = gradients("Cast", [x], [np.float32([3, 4])], to="float", from_type="double")
     np.testing.assert_array_equal(grad, np.float64([3, 4]), strict=True)
     with pytest.raises(Exception, match="from_type"):
         gradients("Cast", [x], [np.float32([3, 4])], to="float")
 
 
-@pytest.mark.parametrize("op", ["Copy", "CopyFromCPUInput", "EnsureCPUOutput", "StopGradient", "EnsureDense", "Alias", "AliasWithName"])
-@pytest.mark.parametrize("x", [np.float32([[1], [2]]), strings([b"a", b""]), np.zeros((0, 3), np.int8)], ids=["float", "string", "empty"])
+@pytest.mark.parametrize(
+    "op", ["Copy", "CopyFromCPUInput", "EnsureCPUOutput", "StopGradient", "EnsureDense", "Alias", "AliasWithName"]
+)
+@pytest.mark.parametrize(
+    "x", [np.float32([[1], [2]]), strings([b"a", b""]), np.zeros((0, 3), np.int8)], ids=["float", "string", "empty"]
+)
 def test_copies(op, x):
     np.testing.assert_array_equal(run(op, x)[0], x, strict=True)
 
@@ -130,7 +136,7 @@ def test_gpu_copies_need_a_gpu():
 def test_ensure_clipped():
     x = np.float32([[-3, 0.5], [2, 5], [-9, 9]])
     np.testing.assert_array_equal(run("EnsureClipped", x, min=-1.0, max=1.0)[0], np.clip(x, -1, 1))
-    y, = run("EnsureClipped", x, np.array([2, 0]), np.zeros((2, 2), "f"), inplace={0: 0}, min=-1.0, max=4.0)
+    (y,) = run("EnsureClipped", x, np.array([2, 0]), np.zeros((2, 2), "f"), inplace={0: 0}, min=-1.0, max=4.0)
     np.testing.assert_array_equal(y, [[-1, 0.5], [2, 5], [-1, 4]])
     with pytest.raises(RuntimeError, match="range"):
         run("EnsureClipped", x, np.array([3]), np.zeros((1, 2), "f"), inplace={0: 0})

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
+
 from opcheck import NUMBERS, check_linear_gradient, gradients, run, strings
 
 
@@ -12,7 +13,11 @@ def numbers(shape, dtype=np.float32, start=0):
     return np.arange(start, start + np.prod(shape, dtype=int)).reshape(shape).astype(dtype)
 
 
-@given(array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4), st.lists(st.integers(0, 3), min_size=1, max_size=4), st.data())
+@given(
+    array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4),
+    st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    st.data(),
+)
 def test_concat_and_split(shape, sizes, data):
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     dtype = data.draw(st.sampled_from(NUMBERS))
@@ -25,7 +30,10 @@ def test_concat_and_split(shape, sizes, data):
     y, split = run("Concat", *parts, outputs=2, axis=axis)
     np.testing.assert_array_equal(y, want, strict=True)
     np.testing.assert_array_equal(split, np.int32(sizes), strict=True)
-    for back in (run("Split", want, outputs=len(sizes), axis=axis, split=sizes), run("Split", want, split, outputs=len(sizes), axis=axis)):
+    for back in (
+        run("Split", want, outputs=len(sizes), axis=axis, split=sizes),
+        run("Split", want, split, outputs=len(sizes), axis=axis),
+    ):
         for a, b in zip(back, parts, strict=True):
             np.testing.assert_array_equal(a, b, strict=True)
 
@@ -76,20 +84,34 @@ def test_gradients():
     np.testing.assert_array_equal(grads[1], numbers((2, 2, 3, 2))[1])
 
 
-@pytest.mark.parametrize("inputs, args", [
-    ((np.zeros((2, 3), "f"), np.zeros((3, 3), "f")), {"axis": 1}), ((np.zeros(2, "f"), np.zeros(2)), {"axis": 0}),
-    ((np.zeros(2), np.zeros((2, 1))), {"axis": 0}), ((np.zeros(2),), {"axis": 1}), ((np.zeros(2), np.zeros(3)), {"axis": 0, "add_axis": 1}),
-    ((np.zeros((1, 1, 1, 1)),), {"order": "CHWN"}), ((np.zeros(2),), {"axis": 0, "order": "NCHW"}),
-])
+@pytest.mark.parametrize(
+    "inputs, args",
+    [
+        ((np.zeros((2, 3), "f"), np.zeros((3, 3), "f")), {"axis": 1}),
+        ((np.zeros(2, "f"), np.zeros(2)), {"axis": 0}),
+        ((np.zeros(2), np.zeros((2, 1))), {"axis": 0}),
+        ((np.zeros(2),), {"axis": 1}),
+        ((np.zeros(2), np.zeros(3)), {"axis": 0, "add_axis": 1}),
+        ((np.zeros((1, 1, 1, 1)),), {"order": "CHWN"}),
+        ((np.zeros(2),), {"axis": 0, "order": "NCHW"}),
+    ],
+)
 def test_concat_refuses(inputs, args):
     with pytest.raises(RuntimeError, match="Concat"):
         run("Concat", *inputs, outputs=2, **args)
 
 
-@pytest.mark.parametrize("args", [
-    {"axis": 0}, {"axis": 1, "split": [1, 1]}, {"axis": 1, "split": [5, -1]}, {"axis": 1, "split": [4]}, {"axis": 2},
-    {"axis": 0, "add_axis": 1},
-])
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"axis": 0},
+        {"axis": 1, "split": [1, 1]},
+        {"axis": 1, "split": [5, -1]},
+        {"axis": 1, "split": [4]},
+        {"axis": 2},
+        {"axis": 0, "add_axis": 1},
+    ],
+)
 def test_split_refuses(args):
     with pytest.raises(RuntimeError, match="Split"):
         run("Split", np.zeros((3, 4), "f"), outputs=2, **args)
@@ -110,7 +132,7 @@ def test_split_by_lengths():
 
 @given(st.lists(st.integers(0, 50), max_size=6), st.integers(1, 5))
 def test_lengths_split(lengths, n):
-    y, = run("LengthsSplit", np.int32(lengths), n_split=n)
+    (y,) = run("LengthsSplit", np.int32(lengths), n_split=n)
     want = [len(part) for length in lengths for part in np.array_split(np.arange(length), n)]
     np.testing.assert_array_equal(y, want)
     np.testing.assert_array_equal(run("LengthsSplit", np.int32(lengths), np.int32([n]))[0], want)

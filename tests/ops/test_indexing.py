@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
-from opcheck import check_linear_gradient, gradients, operator, run, strings
 
 from caffe2.python import workspace
+from opcheck import check_linear_gradient, gradients, operator, run, strings
 
 
 def numbers(shape, dtype=np.float32):
@@ -50,13 +50,18 @@ def test_slice_needs_bounds():
             run("Slice", numbers((4, 3)), **args)
 
 
-@given(array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=4), array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=4),
-       st.data())
+@given(
+    array_shapes(min_dims=1, max_dims=4, min_side=1, max_side=4),
+    array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=4),
+    st.data(),
+)
 def test_gather(shape, taken, data):
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     n = shape[axis]
     dtype = data.draw(st.sampled_from([np.int32, np.int64]))
-    indices = np.array(data.draw(st.lists(st.integers(-n, n - 1), min_size=int(np.prod(taken)), max_size=int(np.prod(taken)))), dtype)
+    indices = np.array(
+        data.draw(st.lists(st.integers(-n, n - 1), min_size=int(np.prod(taken)), max_size=int(np.prod(taken)))), dtype
+    )
     indices = indices.reshape(taken)
     x = numbers(shape, data.draw(st.sampled_from([np.float32, np.uint8, np.int16, np.float64])))
     np.testing.assert_array_equal(run("Gather", x, indices, axis=axis)[0], np.take(x, indices, axis), strict=True)
@@ -99,9 +104,12 @@ def test_gather_sparse_gradient():
 def test_out_of_range_leaves_the_output_alone(index):
     workspace.FeedBlob("y0", np.float32([7]))
     cases = [
-        ("Gather", [numbers((4, 2)), np.array([0, index])], {}), ("BatchGather", [numbers((2, 4)), np.array([0, index])], {}),
-        ("RemoveDataBlocks", [numbers((4, 2)), np.array([0, index])], {}), ("LengthsGather", [numbers(4), np.int32([1] * 4), np.array([index])], {}),
-        ("OneHot", [np.array([0, index]), np.array([4])], {}), ("SparseToDense", [np.array([index]), numbers(1), numbers((4,))], {}),
+        ("Gather", [numbers((4, 2)), np.array([0, index])], {}),
+        ("BatchGather", [numbers((2, 4)), np.array([0, index])], {}),
+        ("RemoveDataBlocks", [numbers((4, 2)), np.array([0, index])], {}),
+        ("LengthsGather", [numbers(4), np.int32([1] * 4), np.array([index])], {}),
+        ("OneHot", [np.array([0, index]), np.array([4])], {}),
+        ("SparseToDense", [np.array([index]), numbers(1), numbers((4,))], {}),
         ("SegmentOneHot", [np.int32([1]), np.array([index]), np.array([4])], {}),
         ("Scatter", [numbers((4, 4)), np.array([[index]]), numbers((1, 1))], {}),
     ]
@@ -126,7 +134,7 @@ def test_gather_ranges(dtype):
 
 
 def test_lengths_gather():
-    y, = run("LengthsGather", numbers((10, 2)), np.int32([0, 2, 3, 1, 4]), np.array([0, 2, 4]))
+    (y,) = run("LengthsGather", numbers((10, 2)), np.int32([0, 2, 3, 1, 4]), np.array([0, 2, 4]))
     np.testing.assert_array_equal(y, numbers((10, 2))[[2, 3, 4, 6, 7, 8, 9]])
     for lengths in ([5, 6], [11, -1]):
         with pytest.raises(RuntimeError, match="lengths"):
@@ -135,7 +143,7 @@ def test_lengths_gather():
 
 def test_scatter_assign():
     for x in (numbers((5, 2)), numbers((5, 2), np.float16), strings(numbers((5, 2)).astype("S"))):
-        y, = run("ScatterAssign", x, np.array([3, 0]), x[[1, 2]], inplace={0: 0})
+        (y,) = run("ScatterAssign", x, np.array([3, 0]), x[[1, 2]], inplace={0: 0})
         want = x.copy()
         want[[3, 0]] = x[[1, 2]]
         np.testing.assert_array_equal(y, want)
@@ -181,7 +189,7 @@ def test_boolean_mask(mask, width):
 
 def test_boolean_mask_lengths():
     mask = np.array([True, False, True, True, False])
-    y, = run("BooleanMaskLengths", np.int32([2, 0, 3]), mask)
+    (y,) = run("BooleanMaskLengths", np.int32([2, 0, 3]), mask)
     np.testing.assert_array_equal(y, np.int32([1, 0, 2]), strict=True)
     with pytest.raises(RuntimeError, match="add up"):
         run("BooleanMaskLengths", np.array([2, 4]), mask)
@@ -208,7 +216,7 @@ def test_remove_data_blocks():
 
 def test_one_hot():
     np.testing.assert_array_equal(run("OneHot", np.array([1, 0, 2]), np.array([3]))[0], np.eye(3, dtype="f")[[1, 0, 2]])
-    y, = run("SegmentOneHot", np.int32([2, 0, 1]), np.array([0, 2, 1]), np.array([4]))
+    (y,) = run("SegmentOneHot", np.int32([2, 0, 1]), np.array([0, 2, 1]), np.array([4]))
     np.testing.assert_array_equal(y, np.float32([[1, 0, 1, 0], [0] * 4, [0, 1, 0, 0]]), strict=True)
     with pytest.raises(RuntimeError, match="add up"):
         run("SegmentOneHot", np.int32([2]), np.array([0]), np.array([4]))
@@ -219,7 +227,7 @@ def test_one_hot():
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_batch_one_hot(dtype):
     data, values = np.array([[2, 3], [4, 1], [2, 5]], dtype), np.array([2, 4, 1, 3, 5], dtype)
-    y, = run("BatchOneHot", data, np.int32([2, 3]), values)
+    (y,) = run("BatchOneHot", data, np.int32([2, 3]), values)
     np.testing.assert_array_equal(y, np.array([[1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [1, 0, 0, 0, 1]], dtype), strict=True)
     for lengths in ([2, 4], [6, -1], [5]):
         with pytest.raises(RuntimeError, match="BatchOneHot"):
@@ -237,10 +245,16 @@ def test_batch_bucket_one_hot(rows):
 @given(st.lists(st.integers(0, 9), max_size=12), st.sampled_from([np.float32, np.float64, np.int32, np.int64]))
 def test_sparse_to_dense(indices, dtype):
     values = numbers((len(indices), 2), dtype)
-    for n, inputs, args in ((12, (np.zeros((12, 1)),), {}), (10, (), {"output_first_dim": 10}), (max(indices, default=-1) + 1, (), {})):
+    for n, inputs, args in (
+        (12, (np.zeros((12, 1)),), {}),
+        (10, (), {"output_first_dim": 10}),
+        (max(indices, default=-1) + 1, (), {}),
+    ):
         want = np.zeros((n, 2), dtype)
         np.add.at(want, np.array(indices, int), values)
-        np.testing.assert_array_equal(run("SparseToDense", np.array(indices, np.int32), values, *inputs, **args)[0], want)
+        np.testing.assert_array_equal(
+            run("SparseToDense", np.array(indices, np.int32), values, *inputs, **args)[0], want
+        )
 
 
 def test_sparse_to_dense_gradient():

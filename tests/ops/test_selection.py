@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+
 from opcheck import check_linear_gradient, gradients, run, strings
 
 REAL = [np.float32, np.float64, np.int32, np.int64]
@@ -21,10 +22,12 @@ def top_k(x, k, axis):
     return np.pad(values, pad), np.pad(indices, pad, constant_values=-1)
 
 
-@given(array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=9), st.sampled_from(REAL), st.integers(1, 10), st.data())
+@given(
+    array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=9), st.sampled_from(REAL), st.integers(1, 10), st.data()
+)
 def test_top_k(shape, dtype, k, data):
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
-    x = data.draw(arrays(dtype, shape, elements=st.integers(-3, 3)))        # many ties
+    x = data.draw(arrays(dtype, shape, elements=st.integers(-3, 3)))  # many ties
     values, indices = top_k(x, k, axis)
     for inputs, args in (((), {"k": k}), ((np.array([k]),), {})):
         y, i, flat = run("TopK", x, *inputs, outputs=3, axis=axis, **args)
@@ -85,8 +88,12 @@ def test_flexible_top_k():
 def test_arg(shape, dtype, keepdims, data):
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     x = data.draw(arrays(dtype, shape, elements=st.integers(-3, 3)))
-    np.testing.assert_array_equal(run("ArgMax", x, axis=axis, keepdims=keepdims)[0], np.argmax(x, axis, keepdims=keepdims))
-    np.testing.assert_array_equal(run("ArgMin", x, axis=axis, keepdims=keepdims)[0], np.argmin(x, axis, keepdims=keepdims))
+    np.testing.assert_array_equal(
+        run("ArgMax", x, axis=axis, keepdims=keepdims)[0], np.argmax(x, axis, keepdims=keepdims)
+    )
+    np.testing.assert_array_equal(
+        run("ArgMin", x, axis=axis, keepdims=keepdims)[0], np.argmin(x, axis, keepdims=keepdims)
+    )
 
 
 def test_arg_edges():
@@ -112,16 +119,20 @@ def test_unique(data, dtype):
     np.testing.assert_array_equal(run("Unique", x)[0], want)
 
 
-@given(st.lists(st.integers(-5, 5), max_size=20), st.lists(st.integers(-9, 9), max_size=20), st.sampled_from([np.int32, np.int64]))
+@given(
+    st.lists(st.integers(-5, 5), max_size=20),
+    st.lists(st.integers(-9, 9), max_size=20),
+    st.sampled_from([np.int32, np.int64]),
+)
 def test_find(index, query, dtype):
     last = {v: i for i, v in enumerate(index)}
-    y, = run("Find", np.array(index, dtype), np.array(query, dtype), missing_value=-7)
+    (y,) = run("Find", np.array(index, dtype), np.array(query, dtype), missing_value=-7)
     np.testing.assert_array_equal(y, np.array([last.get(q, -7) for q in query], dtype), strict=True)
 
 
 @given(st.lists(st.sampled_from([0, 1, -0.0, 2.5, 1e300, float("nan")]), max_size=20), st.sampled_from(REAL + [object]))
 def test_find_duplicate_elements(values, dtype):
-    if dtype == object:
+    if dtype is object:
         x = strings([str(v).encode() for v in values])
     else:
         x = np.array([v if dtype == np.float64 or abs(v) < 9 else 3 for v in values], dtype)
@@ -141,7 +152,7 @@ def test_is_member_of(dtype):
 
 
 def test_is_member_of_strings():
-    y, = run("IsMemberOf", strings([b"a", b"b", b""]), value=["a", ""], dtype=4)
+    (y,) = run("IsMemberOf", strings([b"a", b"b", b""]), value=["a", ""], dtype=4)
     np.testing.assert_array_equal(y, [True, False, True])
 
 

@@ -5,18 +5,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
-from opcheck import NUMBERS, check_linear_gradient, operator, run, strings
 
 from caffe2.python import workspace
+from opcheck import NUMBERS, check_linear_gradient, operator, run, strings
 
 
 def numbers(shape, dtype=np.float32):
     return np.arange(1, np.prod(shape, dtype=int) + 1).reshape(shape).astype(dtype)
 
 
-@pytest.mark.parametrize("shape, want", [
-    ((6, 4), (6, 4)), ((-1,), (24,)), ((0, -1), (2, 12)), ((3, -1, 2), (3, 4, 2)), ((0, 0, 0), (2, 3, 4)), ((24, 1), (24, 1)),
-])
+@pytest.mark.parametrize(
+    "shape, want",
+    [
+        ((6, 4), (6, 4)),
+        ((-1,), (24,)),
+        ((0, -1), (2, 12)),
+        ((3, -1, 2), (3, 4, 2)),
+        ((0, 0, 0), (2, 3, 4)),
+        ((24, 1), (24, 1)),
+    ],
+)
 def test_reshape(shape, want):
     x = numbers((2, 3, 4))
     y, old = run("Reshape", x, outputs=2, shape=list(shape))
@@ -83,7 +91,7 @@ def test_squeeze_undoes_expand_dims(shape, dims):
     want = x
     for d in sorted(dims):
         want = np.expand_dims(want, d)
-    y, = run("ExpandDims", x, dims=list(dims))
+    (y,) = run("ExpandDims", x, dims=list(dims))
     np.testing.assert_array_equal(y, want)
     np.testing.assert_array_equal(run("Squeeze", y, dims=list(dims), inplace={0: 0})[0], x)
 
@@ -96,7 +104,7 @@ def test_squeeze_misfit(dims):
 
 def test_prepend_and_merge():
     x = numbers((6, 2))
-    y, = run("PrependDim", x, dim_size=3)
+    (y,) = run("PrependDim", x, dim_size=3)
     np.testing.assert_array_equal(y, x.reshape(3, 2, 2))
     np.testing.assert_array_equal(run("MergeDim", y)[0], x)
     with pytest.raises(RuntimeError, match="multiple"):
@@ -111,7 +119,9 @@ def test_resize_like():
         run("ResizeLike", numbers((2, 3)), np.zeros((3, 3)))
 
 
-@pytest.mark.parametrize("op", ["Flatten", "FlattenToVec", "ExpandDims", "PrependDim", "Transpose", "NCHW2NHWC", "NHWC2NCHW"])
+@pytest.mark.parametrize(
+    "op", ["Flatten", "FlattenToVec", "ExpandDims", "PrependDim", "Transpose", "NCHW2NHWC", "NHWC2NCHW"]
+)
 def test_linear_gradients(op):
     args = {"ExpandDims": {"dims": [1]}, "PrependDim": {"dim_size": 2}, "Transpose": {"axes": [2, 0, 1]}}.get(op, {})
     check_linear_gradient(op, numbers((2, 3, 4)), **args)
@@ -143,16 +153,27 @@ def test_lengths_to_shape():
             run("LengthsToShape", np.int32(bad))
 
 
-@given(st.permutations(range(5)), array_shapes(min_dims=5, max_dims=5, min_side=0, max_side=4), st.sampled_from(NUMBERS))
+@given(
+    st.permutations(range(5)), array_shapes(min_dims=5, max_dims=5, min_side=0, max_side=4), st.sampled_from(NUMBERS)
+)
 def test_transpose(axes, shape, dtype):
     x = numbers(shape, dtype)
     np.testing.assert_array_equal(run("Transpose", x, axes=axes)[0], x.transpose(axes))
 
 
-@pytest.mark.parametrize("shape, axes", [
-    ((300, 500), (1, 0)), ((3, 200, 301), (0, 2, 1)), ((3, 200, 301), (2, 1, 0)), ((64, 3, 50, 50), (0, 2, 3, 1)),
-    ((1000, 37), (1, 0)), ((7, 1, 9001), (2, 1, 0)), ((40, 50, 60), (1, 0, 2)), ((2, 2, 2, 2, 2, 2, 2, 2, 300), (8, 7, 6, 5, 4, 3, 2, 1, 0)),
-])
+@pytest.mark.parametrize(
+    "shape, axes",
+    [
+        ((300, 500), (1, 0)),
+        ((3, 200, 301), (0, 2, 1)),
+        ((3, 200, 301), (2, 1, 0)),
+        ((64, 3, 50, 50), (0, 2, 3, 1)),
+        ((1000, 37), (1, 0)),
+        ((7, 1, 9001), (2, 1, 0)),
+        ((40, 50, 60), (1, 0, 2)),
+        ((2, 2, 2, 2, 2, 2, 2, 2, 300), (8, 7, 6, 5, 4, 3, 2, 1, 0)),
+    ],
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64])
 def test_transpose_large(shape, axes, dtype):
     x = (np.arange(np.prod(shape)) % 2039).reshape(shape).astype(dtype)
@@ -174,7 +195,7 @@ def test_transpose_misfit(axes):
 @given(array_shapes(min_dims=3, max_dims=5, min_side=0, max_side=5))
 def test_order_switch(shape):
     x = numbers(shape)
-    y, = run("NCHW2NHWC", x)
+    (y,) = run("NCHW2NHWC", x)
     np.testing.assert_array_equal(y, np.moveaxis(x, 1, -1))
     np.testing.assert_array_equal(run("NHWC2NCHW", y)[0], x)
 
@@ -187,7 +208,7 @@ def test_tile(shape, tiles, data):
     repeats[axis] = tiles
     np.testing.assert_array_equal(run("Tile", x, tiles=tiles, axis=axis)[0], np.tile(x, repeats))
     np.testing.assert_array_equal(run("NumpyTile", x, np.array(repeats))[0], np.tile(x, repeats))
-    y, = run("Tile", x, np.int32([tiles]), np.int32([axis]))
+    (y,) = run("Tile", x, np.int32([tiles]), np.int32([axis]))
     np.testing.assert_array_equal(y, np.tile(x, repeats))
 
 
@@ -195,7 +216,13 @@ def test_tile_gradient_and_misfits():
     check_linear_gradient("Tile", numbers((2, 3)), tiles=4, axis=1)
     check_linear_gradient("Tile", numbers((2, 3)), tiles=2, axis=-2)
     check_linear_gradient("Tile", numbers((2, 3)), np.int32([3]), np.int32([0]))
-    for args in ({"tiles": 2}, {"axis": 0}, {"tiles": 2, "axis": 2}, {"tiles": -1, "axis": 0}, {"tiles": 2**60, "axis": 0}):
+    for args in (
+        {"tiles": 2},
+        {"axis": 0},
+        {"tiles": 2, "axis": 2},
+        {"tiles": -1, "axis": 0},
+        {"tiles": 2**60, "axis": 0},
+    ):
         with pytest.raises(RuntimeError, match="tiles|axis|large"):
             run("Tile", numbers((2, 3)), **args)
 
@@ -210,9 +237,18 @@ def test_numpy_tile():
             run("NumpyTile", x, np.array(repeats))
 
 
-@pytest.mark.parametrize("have, wanted", [
-    ((1, 3), (2, 1)), ((3,), (2, 3)), ((2, 1, 3), (4, 3)), ((2, 3), ()), ((), (2, 2)), ((2, 1), (-1, 4)), ((0, 1), (1, 3)),
-])
+@pytest.mark.parametrize(
+    "have, wanted",
+    [
+        ((1, 3), (2, 1)),
+        ((3,), (2, 3)),
+        ((2, 1, 3), (4, 3)),
+        ((2, 3), ()),
+        ((), (2, 2)),
+        ((2, 1), (-1, 4)),
+        ((0, 1), (1, 3)),
+    ],
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
 def test_expand(have, wanted, dtype):
     x = numbers(have, dtype)
