@@ -200,6 +200,9 @@ cdef class Windows:
             self.c.pixels *= g.size[i]
             self.c.count *= g.out[i]
             self.c.taps *= g.kernel[i]
+            if max(self.c.pixels, self.c.count, self.c.taps) > INT32_MAX:
+                with gil:
+                    self.fail("an image would have more than 2**31 - 1 pixels or windows, or a window as many pixels")
         g.batch = batch
         g.channels = <int>(channels // self.c.group)
         g.step = channels if g.nhwc else self.c.pixels

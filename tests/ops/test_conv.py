@@ -294,7 +294,7 @@ def test_unknown_shapes_stay_unknown():
         ([(1, 2, 3, 3), (4, 2, 3, 3)], dict(kernel=3, pad=-1), "pad must be at least 0"),
         ([(1, 2, 3, 3), (4, 2, 3, 3)], dict(kernel=3, pad=2**40), "2\\*\\*31"),
         ([(1, 2, 3, 3), (4, 2, 3, 3)], dict(kernel=3, pad=2**31 - 1), "too long"),
-        ([(1, 2, 3, 3), (4, 2, 3, 3)], dict(kernel=3, pad=2**29), "address space|allocate|memory"),
+        ([(1, 2, 3, 3), (4, 2, 3, 3)], dict(kernel=3, pad=2**29), "more than 2\\*\\*31 - 1"),
         ([(1, 2, 3, 3), (4, 2, 3, 3)], dict(kernel=3, dilation=2**31 - 1), "does not fit"),
         ([(1, 2, 3, 3), (4, 2, 3, 3)], dict(kernels=[3]), "dimensions"),
         ([(1, 2, 3, 3), (4, 2, 3, 3)], dict(kernels=[3, 3], strides=[1]), "stride needs 2 values"),
