@@ -10,6 +10,7 @@ from caffe2._core.tensor cimport (
 )
 from caffe2._core.threads cimport num_threads
 from caffe2.ops.indices cimport index_at, index_error, is_index
+from caffe2.ops.lookup cimport open_table, slot_of, table_t
 
 from caffe2._core.gradient import none, simple
 from caffe2._core.registry import register
@@ -457,30 +458,6 @@ register(
 
 
 # ---------------------------------------------------------------- look-up
-
-cdef struct table_t:
-    int64_t* slots              # pairs of a key and a value; values are not negative, -1 marks a free slot
-    uint64_t mask
-
-
-cdef int open_table(Operator op, table_t* t, int64_t n) except -1 nogil:
-    """An empty table, in the operator's scratch room, for n keys."""
-    cdef uint64_t size = 4
-    while size < <uint64_t>(2 * n):
-        size *= 2
-    t.slots = <int64_t*>op.scratch(size * 2 * sizeof(int64_t))
-    t.mask = size - 1
-    memset(t.slots, 255, size * 2 * sizeof(int64_t))
-    return 0
-
-
-cdef inline int64_t* slot_of(const table_t* t, int64_t key) noexcept nogil:
-    """The slot of a key, or the free one where it belongs."""
-    cdef uint64_t at = (<uint64_t>key * <uint64_t>0x9E3779B97F4A7C15) >> 20 & t.mask
-    while t.slots[2 * at + 1] >= 0 and t.slots[2 * at] != key:
-        at = (at + 1) & t.mask
-    return t.slots + 2 * at
-
 
 cdef class Find(Operator):
     cdef int64_t missing

@@ -242,29 +242,6 @@ def test_batch_bucket_one_hot(rows):
     np.testing.assert_array_equal(run("BatchBucketOneHot", data, np.int32([2, 3]), np.concatenate(bounds))[0], want)
 
 
-@given(st.lists(st.integers(0, 9), max_size=12), st.sampled_from([np.float32, np.float64, np.int32, np.int64]))
-def test_sparse_to_dense(indices, dtype):
-    values = numbers((len(indices), 2), dtype)
-    for n, inputs, args in (
-        (12, (np.zeros((12, 1)),), {}),
-        (10, (), {"output_first_dim": 10}),
-        (max(indices, default=-1) + 1, (), {}),
-    ):
-        want = np.zeros((n, 2), dtype)
-        np.add.at(want, np.array(indices, int), values)
-        np.testing.assert_array_equal(
-            run("SparseToDense", np.array(indices, np.int32), values, *inputs, **args)[0], want
-        )
-
-
-def test_sparse_to_dense_gradient():
-    i, v, like = np.array([2, 0, 2]), numbers((3, 2)), np.zeros((4, 1))
-    run("SparseToDense", i, v, like)
-    grad = gradients("SparseToDense", [i, v, like], [numbers((4, 2))])
-    assert grad[0] is None and grad[2] is None
-    np.testing.assert_array_equal(grad[1], numbers((4, 2))[i])
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_nan(dtype):
     x = np.array([[1, np.nan], [np.inf, -0.0]], dtype)
