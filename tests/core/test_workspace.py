@@ -9,13 +9,13 @@ from caffe2.python import core, workspace
 
 def test_named_workspaces_are_apart():
     workspace.FeedBlob("x", np.zeros(1))
-    workspace.SwitchWorkspace("other", True)
-    assert workspace.CurrentWorkspace() == "other"
+    workspace.SwitchWorkspace("apart", True)
+    assert workspace.CurrentWorkspace() == "apart"
     assert not workspace.HasBlob("x")
     workspace.FeedBlob("y", np.zeros(1))
     workspace.SwitchWorkspace("default")
     assert workspace.HasBlob("x") and not workspace.HasBlob("y")
-    assert {"default", "other"} <= set(workspace.Workspaces())
+    assert {"default", "apart"} <= set(workspace.Workspaces())
 
 
 def test_a_child_sees_its_parent():
