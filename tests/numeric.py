@@ -1,6 +1,7 @@
 """Hold an operator and its gradients against a float64 reference written in numpy."""
 
 import numpy as np
+
 from opcheck import gradients, run
 
 STEP = 1e-6
@@ -13,7 +14,7 @@ def slopes(reference, inputs, i, weights):
         ends = []
         for step in (STEP, -STEP):
             moved = list(inputs)
-            moved[i] = inputs[i].copy()
+            moved[i] = np.array(inputs[i])
             moved[i][k] += step
             ends.append(sum(np.sum(w * y) for w, y in zip(weights, reference(*moved)) if w is not None))
         result[k] = (ends[0] - ends[1]) / (2 * STEP)

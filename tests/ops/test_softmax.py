@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from caffe2.python import workspace
 from numeric import check
 from opcheck import operator, run
 
-from caffe2.python import workspace
-
 F = np.float32
-I = np.int32
+INT = np.int32
 
 
 def softmax(x):
@@ -103,7 +103,7 @@ def test_softmax_gradient_refuses():
     with pytest.raises(RuntimeError, match=r"same shape.*SoftmaxGradient.*x1"):
         run("SoftmaxGradient", normal(2, 3), normal(3, 2))
     with pytest.raises(RuntimeError, match=r"x1.*float.*SoftmaxGradient"):
-        run("SoftmaxGradient", normal(2, 3), np.ones((2, 3), I))
+        run("SoftmaxGradient", normal(2, 3), np.ones((2, 3), INT))
 
 
 @pytest.mark.parametrize("op, inputs", [("Softmax", 1), ("SoftmaxGradient", 2), ("SoftmaxWithLoss", 2)])
@@ -133,7 +133,7 @@ def loss_of(axis=1, scale=1, label_prob=0, average_by_batch_size=0):
 
 def labels_for(rng, n, d, label_prob):
     if not label_prob:
-        return rng.integers(0, d, n).astype(I)
+        return rng.integers(0, d, n).astype(INT)
     target = rng.random((n, d))
     return (target / target.sum(1, keepdims=True)).astype(F)
 
@@ -154,13 +154,13 @@ def test_softmax_with_loss(shape, data, label_prob, weighted, by_batch, scale, s
 
 def test_labels_may_be_a_column():
     x = normal(4, 3)
-    label = I([[0], [2], [1], [2]])
+    label = INT([[0], [2], [1], [2]])
     check("SoftmaxWithLoss", loss_of(), [x, label], outputs=2, flows=(1,))
 
 
 def test_loss_on_several_threads():
     rng = np.random.default_rng(0)
-    x, label = normal(500, 200), rng.integers(0, 200, 500).astype(I)
+    x, label = normal(500, 200), rng.integers(0, 200, 500).astype(INT)
     p, loss = run("SoftmaxWithLoss", x, label, outputs=2)
     expected = loss_of()(x.astype(float), label)
     np.testing.assert_allclose(p, expected[0], rtol=1e-5, atol=1e-8)
@@ -171,7 +171,7 @@ def test_loss_on_several_threads():
 
 def test_loss_where_the_probability_underflows():
     """Half the distance of the logits, not the logarithm of nothing."""
-    _, loss = run("SoftmaxWithLoss", F([[0, 300], [5, 5]]), I([0, 1]), outputs=2)
+    _, loss = run("SoftmaxWithLoss", F([[0, 300], [5, 5]]), INT([0, 1]), outputs=2)
     np.testing.assert_allclose(loss, (300 + np.log(2)) / 2, rtol=1e-6)
 
 
@@ -181,7 +181,7 @@ def test_loss_where_the_probability_underflows():
 def test_loss_of_what_is_not_finite(bad, at, label_prob):
     x = np.zeros((2, 3), F)
     x[0, at] = bad
-    label = np.eye(3, dtype=F)[:2] if label_prob else I([0, 1])
+    label = np.eye(3, dtype=F)[:2] if label_prob else INT([0, 1])
     p, loss = run("SoftmaxWithLoss", x, label, outputs=2, label_prob=label_prob)
     assert not np.isfinite(loss)
     (dx,) = run("SoftmaxWithLossGradient", x, label, p, F(1), label_prob=label_prob)
@@ -192,7 +192,7 @@ def test_loss_of_what_is_not_finite(bad, at, label_prob):
 @pytest.mark.parametrize("weighted", [0, 1])
 def test_loss_of_no_rows(label_prob, weighted):
     x = np.empty((0, 3), F)
-    inputs = [x, x if label_prob else np.empty(0, I), *[np.empty(0, F)] * weighted]
+    inputs = [x, x if label_prob else np.empty(0, INT), *[np.empty(0, F)] * weighted]
     p, loss = run("SoftmaxWithLoss", *inputs, outputs=2, label_prob=label_prob)
     assert p.shape == (0, 3) and loss == 0
     (dx,) = run("SoftmaxWithLossGradient", *inputs, p, F(1), label_prob=label_prob)
@@ -200,7 +200,7 @@ def test_loss_of_no_rows(label_prob, weighted):
 
 
 def test_weights_that_sum_to_nothing():
-    inputs = [normal(2, 3), I([0, 1]), np.zeros(2, F)]
+    inputs = [normal(2, 3), INT([0, 1]), np.zeros(2, F)]
     p, loss = run("SoftmaxWithLoss", *inputs, outputs=2)
     assert loss == 0
     (dx,) = run("SoftmaxWithLossGradient", *inputs, p, F(1))
@@ -208,21 +208,21 @@ def test_weights_that_sum_to_nothing():
 
 
 X = np.ones((2, 3), F)
-GOOD = I([0, 2])
+GOOD = INT([0, 2])
 PROB = np.full((2, 3), F(1 / 3))
 BAD_LOSS = {
-    "negative label": ([X, I([0, -1])], {}, "label.*class"),
-    "label too large": ([X, I([3, 0])], {}, "label.*class"),
-    "no classes": ([np.ones((2, 0), F), I([0, 0])], {}, "label.*class"),
+    "negative label": ([X, INT([0, -1])], {}, "label.*class"),
+    "label too large": ([X, INT([3, 0])], {}, "label.*class"),
+    "no classes": ([np.ones((2, 0), F), INT([0, 0])], {}, "label.*class"),
     "int64 labels": ([X, np.array([0, 1])], {}, "int32"),
     "float labels": ([X, F([0, 1])], {}, "int32"),
-    "too few labels": ([X, I([0])], {}, "labels"),
-    "too many labels": ([X, I([0, 1, 2])], {}, "labels"),
-    "labels transposed": ([X, I([[0, 1]])], {}, "labels"),
-    "int logits": ([np.ones((2, 3), I), GOOD], {}, "float"),
+    "too few labels": ([X, INT([0])], {}, "labels"),
+    "too many labels": ([X, INT([0, 1, 2])], {}, "labels"),
+    "labels transposed": ([X, INT([[0, 1]])], {}, "labels"),
+    "int logits": ([np.ones((2, 3), INT), GOOD], {}, "float"),
     "axis too large": ([X, GOOD], {"axis": 5}, "axis"),
     "too few weights": ([X, GOOD, F([1])], {}, "x2.*2 elements"),
-    "int weights": ([X, GOOD, I([1, 1])], {}, "x2.*float"),
+    "int weights": ([X, GOOD, INT([1, 1])], {}, "x2.*float"),
     "classes with label_prob": ([X, GOOD], {"label_prob": 1}, "float"),
     "probabilities of another size": ([X, PROB[:, :2]], {"label_prob": 1}, "labels"),
     "negative probability": ([X, F([[1.5, -0.5, 0], [0, 1, 0]])], {"label_prob": 1}, "negative"),
@@ -255,7 +255,7 @@ def test_gradient_with_wrong_number_of_inputs(op, inputs):
 
 
 def test_softmax_with_loss_gradient_refuses():
-    for inputs in ([X, I([0, 3]), PROB, F(1)], [X, GOOD, PROB[:1], F(1)], [X, GOOD, PROB, np.empty(0, F)],
+    for inputs in ([X, INT([0, 3]), PROB, F(1)], [X, GOOD, PROB[:1], F(1)], [X, GOOD, PROB, np.empty(0, F)],
                    [X, GOOD, PROB, np.array(1)], [X, GOOD, F([1]), PROB, F(1)]):
         with pytest.raises(RuntimeError, match=r"SoftmaxWithLossGradient.*x0"):
             run("SoftmaxWithLossGradient", *inputs)
@@ -281,14 +281,14 @@ def spatial_loss(scale=1):
        scale=st.sampled_from([1.0, 2.5]), seed=st.integers(0, 99))
 def test_spatial(n, d, h, w, weighted, scale, seed):
     rng = np.random.default_rng(seed)
-    inputs = [normal(n, d, h, w, seed=seed), rng.integers(-1, d, (n, h, w)).astype(I)]
+    inputs = [normal(n, d, h, w, seed=seed), rng.integers(-1, d, (n, h, w)).astype(INT)]
     if weighted:
         inputs.append(rng.random((n, h, w)).astype(F) + F(0.1))
     check("SpatialSoftmaxWithLoss", spatial_loss(scale), inputs, outputs=2, flows=(1,), scale=scale)
 
 
 def test_spatial_where_nothing_counts():
-    x, label = normal(1, 3, 2, 2), np.full((1, 2, 2), -1, I)
+    x, label = normal(1, 3, 2, 2), np.full((1, 2, 2), -1, INT)
     p, loss = run("SpatialSoftmaxWithLoss", x, label, outputs=2)
     assert loss == 0
     (dx,) = run("SpatialSoftmaxWithLossGradient", x, label, p, F(1))
@@ -297,7 +297,7 @@ def test_spatial_where_nothing_counts():
 
 @pytest.mark.parametrize("shape", [(0, 3, 2, 2), (2, 3, 0, 2)])
 def test_spatial_empty(shape):
-    x, label = np.empty(shape, F), np.empty((shape[0], *shape[2:]), I)
+    x, label = np.empty(shape, F), np.empty((shape[0], *shape[2:]), INT)
     p, loss = run("SpatialSoftmaxWithLoss", x, label, outputs=2)
     assert p.shape == shape and loss == 0
     (dx,) = run("SpatialSoftmaxWithLossGradient", x, label, p, F(1))
@@ -307,27 +307,27 @@ def test_spatial_empty(shape):
 def test_spatial_of_what_is_not_a_number():
     x = np.zeros((1, 3, 1, 2), F)
     x[0, 1, 0, 0] = np.nan
-    p, loss = run("SpatialSoftmaxWithLoss", x, np.zeros((1, 1, 2), I), outputs=2)
+    p, loss = run("SpatialSoftmaxWithLoss", x, np.zeros((1, 1, 2), INT), outputs=2)
     assert np.isnan(p[0, :, 0, 0]).all() and np.isfinite(p[0, :, 0, 1]).all()
     assert np.isnan(loss)
 
 
 def test_spatial_does_not_overflow():
     x = np.full((1, 2, 1, 1), -3e38, F)
-    p, _ = run("SpatialSoftmaxWithLoss", x, np.zeros((1, 1, 1), I), outputs=2)
+    p, _ = run("SpatialSoftmaxWithLoss", x, np.zeros((1, 1, 1), INT), outputs=2)
     np.testing.assert_allclose(p.ravel(), [0.5, 0.5])
 
 
 S = np.ones((2, 3, 2, 2), F)
-L = np.zeros((2, 2, 2), I)
+L = np.zeros((2, 2, 2), INT)
 BAD_SPATIAL = {
-    "label too large": ([S, L + I(3)], {}, "label.*class"),
-    "label below -1": ([S, L - I(2)], {}, "label.*class"),
+    "label too large": ([S, L + INT(3)], {}, "label.*class"),
+    "label below -1": ([S, L - INT(2)], {}, "label.*class"),
     "int64 labels": ([S, L.astype(np.int64)], {}, "int32"),
     "labels of another shape": ([S, L[:1]], {}, "labels"),
     "flat labels": ([S, L.ravel()], {}, "x1.*3 dimensions"),
     "flat logits": ([S.reshape(2, 3, 4), L], {}, "x0.*4 dimensions"),
-    "int logits": ([S.astype(I), L], {}, "float"),
+    "int logits": ([S.astype(INT), L], {}, "float"),
     "too few weights": ([S, L, F([1])], {}, "x2.*8 elements"),
     "order": ([S, L], {"order": "NHWC"}, "NCHW"),
 }
