@@ -18,13 +18,13 @@ class Log:
     op : Operator
         Its argument ``to_file`` says which.
     suffix : str
-        Of the file, behind the name of the first input, ``/`` replaced by ``_``.
+        Of the file, behind the name of the first input, ``/`` replaced by ``#``.
     """
 
     def __init__(self, op, suffix):
         self.file = None
         if op.args.bool("to_file"):
-            name = op.definition.input[0].replace("/", "_") + suffix
+            name = op.definition.input[0].replace("/", "#") + suffix
             self.file = open(os.path.join(op.workspace.root_folder, name), "w")
 
     def __call__(self, line):
@@ -74,6 +74,8 @@ register(
 
 def _not_finite(x):
     """A few words on the first value of x that is not finite, or None."""
+    if x.dtype == object:
+        raise TypeError("takes numbers, not strings")
     finite = np.isfinite(x).ravel()
     if finite.all():
         return None
@@ -84,20 +86,23 @@ def _not_finite(x):
 
 class NanCheck(Operator):
     def execute(self):
-        for i in range(len(self.inputs)):
-            x = self.input(i)
-            found = _not_finite(x) if x.dtype.kind == "f" else None
-            if found:
-                raise RuntimeError(f"input {i} ({self.definition.input[i]}) {found}")
+        x = self.input(0)
+        if _not_finite(x):
+            found = []
+            for name, blob in zip(self.definition.input, self.inputs):
+                values = blob.view() if blob.is_tensor else x[:0]
+                if values.dtype.kind == "f" and (what := _not_finite(values)):
+                    found.append(f"{name} {what}")
+            raise RuntimeError("; ".join(found))
         if self.definition.output[0] != self.definition.input[0]:
-            self.set_output(0, self.input(0))
+            self.set_output(0, x)
 
 
 register(
-    "NanCheck", NanCheck, (1, None), 1, ins={"tensor": "float tensor; further inputs are checked too"},
+    "NanCheck", NanCheck, (1, None), 1, ins={"tensor": "float tensor; further inputs are looked at when it fails"},
     outs={"output": "copy of the first input"}, inplace=one_to_one, infer=same_as_input(),
     gradient=lambda g: g.op("NanCheck", [g.GO(0)], [g.GI(0)]),
-    doc="Copies its first input; fails where an input holds NaN or infinity, and says where.",
+    doc="Copies its first input; fails where that holds NaN or infinity, and says where.",
 )
 
 
@@ -105,7 +110,7 @@ class EnforceFinite(Operator):
     def execute(self):
         found = _not_finite(self.input(0))
         if found:
-            raise RuntimeError(f"input 0 ({self.definition.input[0]}) {found}")
+            raise RuntimeError(f"{self.definition.input[0]} {found}")
 
 
 register("EnforceFinite", EnforceFinite, 1, 0, ins={"input": "float tensor"},
@@ -132,15 +137,16 @@ register("Assert", Assert, 1, 0, ins={"X": "bool, int32 or int64 tensor"}, args=
 
 class Summarize(Operator):
     def setup(self):
-        self.log = Log(self, "_summary.log") if self.args.bool("to_file") else None
+        self.log = Log(self, ".summary") if self.args.bool("to_file") else None
 
     def execute(self):
         x = self.input(0)
         if x.dtype != np.float32 or not x.size:
             raise TypeError(f"input 0 ({self.definition.input[0]}) must be a float tensor that is not empty")
         wide = x.astype(np.float64)
-        std = wide.std(ddof=1) if x.size > 1 else 0.0
-        summary = np.array([x.min(), x.max(), wide.mean(), std], dtype=np.float32)
+        with np.errstate(all="ignore"):
+            std = wide.std(ddof=1) if x.size > 1 else 0.0
+            summary = np.array([x.min(), x.max(), wide.mean(), std], dtype=np.float32)
         if self.log:
             self.log(" ".join(map(str, summary)))
         if self.outputs:
@@ -150,7 +156,7 @@ class Summarize(Operator):
 register(
     "Summarize", Summarize, 1, (0, 1), ins={"data": "float tensor"},
     outs={"output": "float tensor of least, largest, mean value and standard deviation (n - 1)"},
-    args={"to_file": "also write them to <name>_summary.log in the root folder (default 0)"},
+    args={"to_file": "also write them to <name>.summary in the root folder (default 0)"},
     infer=lambda args, inputs: [TensorInfo((4,))], doc="Four statistics of a tensor.",
 )
 
