@@ -3,7 +3,9 @@ import numpy as np
 
 from caffe2._core.serialization import deserialize, serialize
 
-from caffe2._core.tensor cimport UNDEFINED, Tensor, clear, dtype_name, from_numpy, itemsize, shape_of, share, to_numpy
+from caffe2._core.tensor cimport (
+    UNDEFINED, Tensor, clear, dtype_name, from_numpy, itemsize, make_plain, shape_of, share, to_numpy,
+)
 
 
 cdef class Blob:
@@ -32,7 +34,7 @@ cdef class Blob:
     @content.setter
     def content(self, value):
         if isinstance(value, Tensor):
-            share(&self.t, &(<Tensor>value).t)
+            share(&self.t, (<Tensor>value).t)
         else:
             self.set(value)
 
@@ -46,23 +48,24 @@ cdef class Blob:
         return self.t.size * itemsize(self.t.dtype)
 
     def tensor(self):
-        """The blob's tensor, sharing its memory.
+        """The blob's tensor itself: what is done to it is done to the blob.
 
         Raises
         ------
         RuntimeError
             If the blob holds no tensor.
         """
-        cdef Tensor t
         if self.t.dtype == UNDEFINED:
             raise RuntimeError(f"{self.describe()} is not a tensor")
-        t = Tensor.__new__(Tensor)
-        share(&t.t, &self.t)
-        return t
+        return self.writable()
 
     def writable(self):
-        """The blob's tensor, or a new one to become it (by assigning it to `content`)."""
-        return self.tensor() if self.t.dtype != UNDEFINED else Tensor.__new__(Tensor)
+        """The blob's tensor, which may be empty still, to be written."""
+        cdef Tensor t = Tensor.__new__(Tensor)
+        make_plain(&self.t)
+        t.t = &self.t
+        t.blob = self
+        return t
 
     def fetch(self):
         """The value: a numpy array that owns its memory for a tensor, else the object held.

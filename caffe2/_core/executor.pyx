@@ -5,7 +5,7 @@ from libc.stdlib cimport calloc, free
 
 from caffe2._core cimport threads
 from caffe2._core.net cimport Net
-from caffe2._core.operator cimport run_operator
+from caffe2._core.operator cimport Operator, run_operator
 
 from caffe2._core.operator import explain
 from caffe2._core.threads import get_num_threads
@@ -162,6 +162,12 @@ cdef class GraphNet(Net):
         free(self.ready)
         pthread_mutex_destroy(&self.mutex)
         pthread_cond_destroy(&self.changed)
+
+    cdef plan_layouts(self):
+        """All tensors stay plain: one that several operators read at once cannot change its layout."""
+        cdef Operator op
+        for op in self.operators:
+            op.blocked = False
 
     cdef void start_iteration(self) noexcept nogil:
         cdef int t

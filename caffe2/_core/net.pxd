@@ -15,6 +15,7 @@ cdef class Net:
     cdef unsigned long runner       # thread that runs the net, 0 for none
     cdef object __weakref__
 
+    cdef plan_layouts(self)
     cpdef run(self, int iterations=*)
     cdef int run_all(self, int iterations) except -1
     cdef int loop(self, int iterations) except -1 nogil

@@ -67,9 +67,25 @@ cdef class Net:
             raise MemoryError
         for i in range(self.count):
             self.ops[i] = <void*>self.operators[i]
+        self.plan_layouts()
 
     def __dealloc__(self):
         free(self.ops)
+
+    cdef plan_layouts(self):
+        """Let operators write blocked tensors where all later readers in the net take them."""
+        cdef Operator op, writer
+        writers = {}                            # blob -> the operator that wrote it last
+        for op in self.operators:
+            for name in op.definition.input:
+                writer = writers.get(name)
+                if writer is not None:
+                    writer.emits &= op.blocked
+            for name in op.definition.output:
+                writers.pop(name, None)
+            if op.blocked and op.num_outputs:
+                op.emits = True
+                writers[op.definition.output[0]] = op
 
     def on_device(self, op):
         """The operator with the net's device where it names none, and the net's engine."""

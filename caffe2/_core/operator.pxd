@@ -14,6 +14,10 @@ cdef class Operator:
     cdef int num_outputs
     cdef tensor_t** x                   # tensors of the inputs
     cdef tensor_t** y                   # tensors of the outputs
+    # Set in setup() by operators that take blocked tensors as they are; the others meet plain ones only. The net sets
+    # emits where all that read the operator's first output take blocked ones, so that it may be written so.
+    cdef bint blocked
+    cdef bint emits
     cdef object __weakref__
 
     # Compute. Called without the GIL; the default takes it and calls execute().

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 
 from caffe2._core.blob cimport Blob
-from caffe2._core.tensor cimport UNDEFINED, dtype_name, from_numpy, tensor_t, to_numpy
+from caffe2._core.tensor cimport PLAIN, UNDEFINED, dtype_name, from_numpy, make_plain, tensor_t, to_numpy
 from caffe2._core.workspace cimport Workspace
 
 from caffe2._core import registry
@@ -147,6 +147,11 @@ cdef class Operator:
 
 
 cdef int _run(Operator op) except -1 nogil:
+    cdef int i
+    if not op.blocked:
+        for i in range(op.num_inputs):
+            if op.x[i].layout != PLAIN:
+                make_plain(op.x[i])
     return op.run()
 
 

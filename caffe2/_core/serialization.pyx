@@ -357,7 +357,7 @@ cdef str type_of(const blob_t* blob):
 cdef Tensor new_tensor(const proto_t* proto):
     cdef Tensor t = Tensor.__new__(Tensor)
     try:
-        resize(&t.t, proto.ndim, proto.shape, proto.dtype)
+        resize(t.t, proto.ndim, proto.shape, proto.dtype)
     except (ValueError, OverflowError) as e:
         raise RuntimeError(f"corrupt message: {e}") from None
     return t
@@ -382,7 +382,7 @@ def deserialize_tensor(const unsigned char[::1] data not None):
             f"the message holds elements {proto.begin} to {proto.stop} of {proto.size} only")
     cdef Tensor t = new_tensor(&proto)
     with nogil:
-        write_values(&proto, &t.t, 0)
+        write_values(&proto, t.t, 0)
     return t
 
 
@@ -429,13 +429,13 @@ def deserialize(bytes data not None, Tensor into=None):
     if type_of(&blob) != _TENSOR:
         return restore(&blob, data)
     parse_tensor(&proto, blob.tensor.data, blob.tensor.end)
-    if into is not None and proto.stop - proto.begin < proto.size and fits(&proto, &into.t):
+    if into is not None and proto.stop - proto.begin < proto.size and fits(&proto, into.t):
         t = into
         t.t.version += 1
     else:
         t = new_tensor(&proto)
     with nogil:
-        write_values(&proto, &t.t, proto.begin)
+        write_values(&proto, t.t, proto.begin)
     return t
 
 
@@ -480,7 +480,7 @@ cdef class Assembler:
             t = self.contents.get(name)
             if t is None:
                 t = self.contents[name] = new_tensor(&proto)
-            elif not fits(&proto, &t.t):
+            elif not fits(&proto, t.t):
                 raise RuntimeError("parts are of different shapes or types")
         except RuntimeError as e:
             raise RuntimeError(f"blob {name}: {e}") from None
@@ -488,7 +488,7 @@ cdef class Assembler:
         if any(b < proto.stop and proto.begin < e for b, e in parts):
             raise RuntimeError(f"blob {name}: elements {proto.begin} to {proto.stop} occur twice")
         with nogil:
-            write_values(&proto, &t.t, proto.begin)
+            write_values(&proto, t.t, proto.begin)
         parts.append((proto.begin, proto.stop))
         if sum([e - b for b, e in parts]) < t.t.size:
             return False
@@ -547,7 +547,7 @@ cdef bytes rounded(const tensor_t* t, int64_t begin, int64_t end):
 
 cdef bytes encode_tensor(Tensor tensor, bytes name, int64_t begin, int64_t end, bint bfloat16):
     """TensorProto of elements begin to end."""
-    cdef tensor_t* t = &tensor.t
+    cdef tensor_t* t = tensor.t
     cdef int64_t i
     cdef int number = field_of(t.dtype)
     cdef size_t width = itemsize(t.dtype)
@@ -559,7 +559,7 @@ cdef bytes encode_tensor(Tensor tensor, bytes name, int64_t begin, int64_t end, 
     device = tensor.device
     if device[0] != 0:
         tensor = Tensor(tensor.fetch())
-        t = &tensor.t
+        t = tensor.t
     for i in range(t.ndim):
         parts += [b"\x08", varint(t.shape[i])]
     parts += [b"\x10", varint(t.dtype)]

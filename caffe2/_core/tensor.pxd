@@ -19,6 +19,11 @@ cdef enum DType:
     FLOAT16 = 12
     DOUBLE = 13
 
+cdef enum Layout:
+    PLAIN = 0
+    # (N, C, H, W) floats as [N][C / 16, rounded up][H][W][16]; channels that are only padding hold zeros.
+    BLOCKED = 1
+
 cdef struct storage_t:
     void* data
     size_t capacity             # bytes
@@ -32,6 +37,7 @@ cdef struct tensor_t:
     uint64_t version            # grows whenever somebody is about to write
     int dtype                   # UNDEFINED: no tensor here
     int ndim
+    int layout                  # of data; shape and size are those of the plain tensor
     int device_type
     int device_id
     int64_t shape[MAX_DIMS]
@@ -46,12 +52,17 @@ cdef int resize_like(tensor_t* t, const tensor_t* like, int dtype) except -1 nog
 cdef int resize0(tensor_t* t, int dtype) except -1 nogil
 cdef int resize1(tensor_t* t, int64_t n, int dtype) except -1 nogil
 cdef int resize2(tensor_t* t, int64_t n, int64_t d, int dtype) except -1 nogil
+# The same for a blocked tensor of floats: shape is (N, C, H, W). Only operators that set `blocked` meet these.
+cdef int resize_blocked(tensor_t* t, const int64_t* shape) except -1 nogil
+cdef int64_t blocked_size(const int64_t* shape) noexcept nogil         # elements, padding included
+# Make a blocked tensor plain, where it stands.
+cdef int make_plain(tensor_t* t) except -1 nogil
 # Change the shape alone; the number of elements must stay.
 cdef int reshape(tensor_t* t, int ndim, const int64_t* shape) except -1 nogil
 cdef int copy(tensor_t* to, const tensor_t* source) except -1 nogil
 # Elements [at, at + n) of `to` become those of `source` from `source_at` on. Strings are handled.
 cdef int copy_items(tensor_t* to, int64_t at, const tensor_t* source, int64_t source_at, int64_t n) except -1 nogil
-# Both see the same memory from now on.
+# Both see the same memory from now on; what was derived from the values of either is out of date.
 cdef void share(tensor_t* to, const tensor_t* source) noexcept nogil
 cdef void clear(tensor_t* t) noexcept nogil
 
@@ -71,6 +82,8 @@ cdef str dtype_name(int dtype)
 cdef tuple shape_of(const tensor_t* t)
 
 cdef class Tensor:
-    cdef tensor_t t
+    cdef tensor_t* t            # its own, or that of the blob it stands for
+    cdef tensor_t own
+    cdef object blob
     cdef Py_ssize_t _shape[MAX_DIMS]
     cdef Py_ssize_t _strides[MAX_DIMS]

@@ -125,7 +125,7 @@ cdef int resize(tensor_t* t, int ndim, const int64_t* shape, int dtype) except -
     cdef size_t nbytes
     cdef storage_t* s = t.storage
     cdef storage_t* old = NULL
-    if s != NULL and t.dtype == dtype and t.ndim == ndim:
+    if s != NULL and t.dtype == dtype and t.ndim == ndim and t.layout == PLAIN:
         for i in range(ndim):
             if t.shape[i] != shape[i]:
                 break
@@ -149,9 +149,70 @@ cdef int resize(tensor_t* t, int ndim, const int64_t* shape, int dtype) except -
         t.shape[i] = shape[i]
     t.size = n
     t.dtype = dtype
+    t.layout = PLAIN
     t.version += 1
     unlock_storage()
     release(old)
+    return 0
+
+
+cdef int64_t blocked_size(const int64_t* shape) noexcept nogil:
+    return shape[0] * ((shape[1] + 15) // 16 * 16) * shape[2] * shape[3]
+
+
+cdef int resize_blocked(tensor_t* t, const int64_t* shape) except -1 nogil:
+    cdef int64_t[4] padded
+    if t.layout == BLOCKED and t.ndim == 4 and t.shape[0] == shape[0] and t.shape[1] == shape[1] and (
+            t.shape[2] == shape[2] and t.shape[3] == shape[3]):
+        t.version += 1
+        return 0
+    padded[0] = shape[0]
+    padded[1] = shape[1] + 15
+    padded[2] = shape[2]
+    padded[3] = shape[3]
+    count(4, padded, FLOAT)
+    padded[1] = (shape[1] + 15) // 16 * 16
+    resize(t, 4, padded, FLOAT)
+    lock_storage()
+    t.layout = BLOCKED
+    t.shape[1] = shape[1]
+    t.size = shape[0] * shape[1] * shape[2] * shape[3]
+    unlock_storage()
+    return 0
+
+
+cdef int make_plain(tensor_t* t) except -1 nogil:
+    cdef tensor_t blocked, plain
+    cdef const float* x
+    cdef float* y
+    cdef int64_t n, c, p, channels, blocks, pixels
+    if t.layout == PLAIN:
+        return 0
+    memset(&blocked, 0, sizeof(tensor_t))
+    memset(&plain, 0, sizeof(tensor_t))
+    hold(&blocked, t)
+    try:
+        if blocked.layout == BLOCKED:
+            resize(&plain, 4, blocked.shape, FLOAT)
+            channels = plain.shape[1]
+            blocks = (channels + 15) // 16
+            pixels = plain.shape[2] * plain.shape[3]
+            for n in range(plain.shape[0]):
+                for c in range(channels):
+                    x = <const float*>blocked.data + ((n * blocks + c // 16) * pixels) * 16 + c % 16
+                    y = <float*>plain.data + (n * channels + c) * pixels
+                    for p in range(pixels):
+                        y[p] = x[p * 16]
+            lock_storage()
+            # several operators may find it blocked at the same time; the first one's copy stays
+            if t.storage == blocked.storage and t.layout == BLOCKED:
+                t.storage, plain.storage = plain.storage, t.storage
+                t.data = plain.data
+                t.layout = PLAIN
+            unlock_storage()
+    finally:
+        release(blocked.storage)
+        release(plain.storage)
     return 0
 
 
@@ -191,6 +252,7 @@ cdef int copy(tensor_t* to, const tensor_t* source) except -1 nogil:
     if to == source:
         to.version += 1
         return 0
+    make_plain(<tensor_t*>source)
     resize(to, source.ndim, source.shape, source.dtype)
     return copy_items(to, 0, source, 0, source.size)
 
@@ -216,11 +278,10 @@ cdef int copy_items(tensor_t* to, int64_t at, const tensor_t* source, int64_t so
     return 0
 
 
-cdef void share(tensor_t* to, const tensor_t* source) noexcept nogil:
+cdef void hold(tensor_t* to, const tensor_t* source) noexcept nogil:
+    """Become what source is now, to read it; whoever writes must share."""
     cdef storage_t* old = to.storage
     cdef uint64_t version = max(to.version, source.version) + 1
-    if to == source:
-        return
     lock_storage()
     if source.storage != NULL:
         atomic_inc(&source.storage.refs)
@@ -228,6 +289,12 @@ cdef void share(tensor_t* to, const tensor_t* source) noexcept nogil:
     to.version = version
     unlock_storage()
     release(old)
+
+
+cdef void share(tensor_t* to, const tensor_t* source) noexcept nogil:
+    if to != source:
+        hold(to, source)
+        (<tensor_t*>source).version = to.version
 
 
 cdef void clear(tensor_t* t) noexcept nogil:
@@ -298,8 +365,13 @@ cdef object to_numpy(const tensor_t* t, bint view):
     cdef cnp.ndarray a
     cdef Tensor owner = Tensor.__new__(Tensor)
     cdef PyObject** to
-    share(&owner.t, t)      # stays as it is now, whatever else runs
-    t = &owner.t
+    if view:
+        make_plain(<tensor_t*>t)
+        share(owner.t, t)
+    else:
+        hold(owner.t, t)    # stays as it is now, whatever else runs
+        make_plain(owner.t)
+    t = owner.t
     if t.dtype == UNDEFINED:
         raise RuntimeError("the tensor holds nothing yet")
     for i in range(t.ndim):
@@ -427,13 +499,16 @@ cdef class Tensor:
         if values is not None:
             self.feed(values)
 
+    def __cinit__(self):
+        self.t = &self.own
+
     def __dealloc__(self):
-        release(self.t.storage)
+        release(self.own.storage)
 
     @property
     def shape(self):
         """tuple of int: the dimensions."""
-        return shape_of(&self.t)
+        return shape_of(self.t)
 
     @property
     def ndim(self):
@@ -472,25 +547,28 @@ cdef class Tensor:
     @property
     def data(self):
         """numpy.ndarray that shares the tensor's memory."""
-        return to_numpy(&self.t, True)
+        return to_numpy(self.t, True)
 
     def fetch(self):
         """Copy the values out: a numpy array that owns its memory."""
-        return to_numpy(&self.t, False)
+        return to_numpy(self.t, False)
 
     def feed(self, values, device_option=None):
         """Copy values in; shape and dtype become theirs."""
-        from_numpy(&self.t, values if isinstance(values, np.ndarray) else np.asarray(values))
+        from_numpy(self.t, values if isinstance(values, np.ndarray) else np.asarray(values))
 
     def init(self, dims, int data_type):
-        """Become an uninitialized tensor of these dimensions and that ``TensorProto.DataType``."""
+        """Become a tensor of zeros of these dimensions and that ``TensorProto.DataType``, a number."""
         cdef int64_t[MAX_DIMS] shape
         cdef int i
         if len(dims) > MAX_DIMS:
             raise ValueError(f"a tensor has at most {MAX_DIMS} dimensions, not {len(dims)}")
+        if data_type == STRING:
+            raise RuntimeError("a tensor of strings is fed, not initialized")
         for i in range(len(dims)):
             shape[i] = dims[i]
-        resize(&self.t, <int>len(dims), shape, data_type)
+        resize(self.t, <int>len(dims), shape, data_type)
+        memset(self.t.data, 0, self.t.size * itemsize(data_type))
 
     def reshape(self, dims):
         """Become a tensor of these dimensions; values are kept only where their number stays the same."""
@@ -499,7 +577,7 @@ cdef class Tensor:
     _reshape = reshape
 
     def __array__(self, dtype=None, copy=None):
-        a = to_numpy(&self.t, not copy)
+        a = to_numpy(self.t, not copy)
         return a if dtype is None else a.astype(dtype, copy=False)
 
     def __len__(self):
@@ -517,6 +595,7 @@ cdef class Tensor:
             raise BufferError(f"a tensor of {dtype_name(self.t.dtype)} has no buffer")
         if self.t.device_type != 0:
             raise BufferError("a tensor in device memory has no buffer")
+        make_plain(self.t)
         for i in reversed(range(self.t.ndim)):
             self._shape[i] = self.t.shape[i]
             self._strides[i] = stride
@@ -548,8 +627,9 @@ cdef class Tensor:
         if copy:
             source = Tensor(self.data)
         else:
-            source = Tensor.__new__(Tensor)   # a header of its own: the blob may be resized later
-            share(&source.t, &self.t)
+            make_plain(self.t)
+            source = Tensor.__new__(Tensor)     # a header of its own: the blob may be resized later
+            share(source.t, self.t)
         if self.t.dtype in (FLOAT, DOUBLE, FLOAT16):
             code = 2
         elif self.t.dtype == BOOL:

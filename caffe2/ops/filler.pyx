@@ -27,6 +27,8 @@ DTYPES = {"float": 1, "int32": 2, "string": 4, "bool": 5, "uint8": 6, "int8": 7,
 
 
 def numpy_dtype(int dtype):
+    if dtype == STRING:
+        return np.dtype(object)
     t = Tensor()
     t.init((), dtype)
     return t.dtype
@@ -215,7 +217,7 @@ cdef class GivenFill(Fill):
     cdef int fill(self, tensor_t* y) except -1 nogil:
         if y.size != self.values.t.size:
             return self.fail("as many values must be given as the shape has elements")
-        return copy_items(y, 0, &self.values.t, 0, y.size)
+        return copy_items(y, 0, self.values.t, 0, y.size)
 
 
 class GivenBytesFill(GivenFill):

@@ -66,8 +66,6 @@ class Python(Operator):
         outputs = [b.writable() for b in self.outputs]
         extra = (self.workspace,) if self.pass_workspace else ()
         self.function(inputs, outputs, *extra)
-        for blob, tensor in zip(self.outputs, outputs, strict=True):
-            blob.content = tensor
 
 
 class PythonGradient(Python):
