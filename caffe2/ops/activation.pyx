@@ -317,7 +317,7 @@ cdef class Selu(Elu):
         cdef float alpha = self.alpha, scale = self.scale
         cdef int64_t i
         for i in range(n):
-            y[i] = scale * (v[i] if v[i] > 0 else alpha * (e[i] - 1))
+            y[i] = scale * (alpha * (e[i] - 1) if v[i] < 0 else v[i])
 
 
 cdef class SeluGradient(EluGradient):
@@ -351,14 +351,15 @@ cdef class Softplus(Exponential):
     cdef void places(self, const float** x, const float* e, float* y, int64_t n) noexcept nogil:
         cdef const float* v = x[0]
         cdef float[CHUNK] t
-        cdef float top
+        cdef float top, series
         cdef int64_t i
         for i in range(n):
             t[i] = 1 + e[i]
         K.vlog(n, t, t)
-        for i in range(n):          # log(1 + e) of a small e would lose its digits
+        for i in range(n):          # 1 + e of a small e has lost its digits
             top = v[i] if v[i] > 0 else 0
-            y[i] = top + (e[i] - e[i] * e[i] / 2 if e[i] < 1e-3 else t[i])
+            series = e[i] * (1 - e[i] * (<float>0.5 - e[i] * (<float>0.33333333 - e[i] / 4)))
+            y[i] = top + (series if e[i] < <float>0.03 else t[i])
 
 
 cdef class SoftplusGradient(Exponential):

@@ -684,6 +684,13 @@ def _back(args, ndim):
     return set(range(ndim - args.int("num_reduce_dim", 1), ndim))
 
 
+def _infer_gradient(args, inputs):
+    dy, x = inputs[:2]
+    if x.dtype == INT64 != dy.dtype and (x.shape is None or x.ndim == 1):
+        return [TensorInfo(None, dy.dtype)]     # x may be the shape of X
+    return [TensorInfo(x.shape, dy.dtype)]
+
+
 def _flops(i):
     """One operation for each element of input i."""
     one = flops_per_element(1)
@@ -746,7 +753,7 @@ is cut to so many values; one counts at least.""",
         )
         register(
             _type + "Gradient", ReduceGradient, (len(_ins) + 1, len(_ins) + 2), 1, args=_NUM_ARGS,
-            ins={"dY": "gradient of Y", **_ins, "lengths": _LENGTHS}, infer=like(1),
+            ins={"dY": "gradient of Y", **_ins, "lengths": _LENGTHS}, infer=_infer_gradient,
             outs={"dX": "gradient of X"}, cost=flops_per_element(1), doc=f"Gradient of {_type}.",
         )
 
