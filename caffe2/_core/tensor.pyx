@@ -483,6 +483,16 @@ cdef void _dl_capsule_delete(PyObject* capsule) noexcept:
         m.deleter(m)
 
 
+cdef int dimensions(dims, int64_t* shape) except -1:
+    """Copy dimensions into an array of MAX_DIMS; returns how many there are."""
+    cdef int i
+    if len(dims) > MAX_DIMS:
+        raise ValueError(f"a tensor has at most {MAX_DIMS} dimensions, not {len(dims)}")
+    for i in range(len(dims)):
+        shape[i] = dims[i]
+    return <int>len(dims)
+
+
 cdef class Tensor:
     """A tensor: contiguous values of one dtype, on one device.
 
@@ -560,19 +570,21 @@ cdef class Tensor:
     def init(self, dims, int data_type):
         """Become a tensor of zeros of these dimensions and that ``TensorProto.DataType``, a number."""
         cdef int64_t[MAX_DIMS] shape
-        cdef int i
-        if len(dims) > MAX_DIMS:
-            raise ValueError(f"a tensor has at most {MAX_DIMS} dimensions, not {len(dims)}")
+        cdef int ndim = dimensions(dims, shape)
         if data_type == STRING:
             raise RuntimeError("a tensor of strings is fed, not initialized")
-        for i in range(len(dims)):
-            shape[i] = dims[i]
-        resize(self.t, <int>len(dims), shape, data_type)
+        resize(self.t, ndim, shape, data_type)
         memset(self.t.data, 0, self.t.size * itemsize(data_type))
 
     def reshape(self, dims):
-        """Become a tensor of these dimensions; values are kept only where their number stays the same."""
-        self.init(dims, self.t.dtype or FLOAT)
+        """Become a tensor of these dimensions; values are kept where their number stays the same, else zeros."""
+        cdef int64_t[MAX_DIMS] shape
+        cdef int ndim = dimensions(dims, shape)
+        if self.t.dtype != UNDEFINED and count(ndim, shape, self.t.dtype) == self.t.size:
+            make_plain(self.t)
+            reshape(self.t, ndim, shape)
+        else:
+            self.init(dims, self.t.dtype or FLOAT)
 
     _reshape = reshape
 

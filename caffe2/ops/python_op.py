@@ -50,7 +50,11 @@ class Python(Operator):
         pickled = self.args.bytes("pickled_grad_builder" if self.gradient else "pickled_builder")
         if pickled:
             self.pass_workspace = self.args.bool("pass_workspace")
-            self.function = _built(pickle.loads(pickled))
+            try:
+                builder, args, kwargs = pickle.loads(pickled)
+            except Exception as e:
+                raise ValueError(f"the builder is not a pickle of (builder, args, kwargs): {e}") from e
+            self.function = builder(*args, **kwargs)
             return
         token = self.args.str("token")
         table = _gradients if self.gradient else _functions
