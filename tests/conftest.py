@@ -14,6 +14,9 @@ settings.load_profile("caffe2")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Python programs that tests start find the package that is installed, not the source folder they stand in.
+os.environ["PYTHONSAFEPATH"] = "1"
+
 CASES = Path(__file__).parent / "conformance/cases"
 
 
