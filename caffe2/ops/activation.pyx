@@ -7,7 +7,7 @@ from caffe2._core.tensor cimport (
     DOUBLE, FLOAT, MAX_DIMS, canonical_axis, resize, resize_like, size_from, size_to, tensor_t,
 )
 from caffe2.ops.kernels.dispatch cimport K
-from caffe2.ops.pointwise cimport Pointwise
+from caffe2.ops.pointwise cimport Pointwise, pick
 
 from caffe2._core.gradient import simple
 from caffe2._core.registry import register
@@ -91,7 +91,7 @@ cdef class LeakyRelu(Pointwise):
         cdef float alpha = self.alpha
         cdef int64_t i
         for i in range(n):
-            y[i] = v[i] if v[i] >= 0 else alpha * v[i]
+            y[i] = pick(v[i] >= 0, v[i], alpha * v[i])
 
 
 cdef class LeakyReluGradient(LeakyRelu):
@@ -101,7 +101,7 @@ cdef class LeakyReluGradient(LeakyRelu):
         cdef float alpha = self.alpha
         cdef int64_t i
         for i in range(n):
-            dx[i] = dy[i] if y[i] >= 0 else alpha * dy[i]
+            dx[i] = pick(y[i] >= 0, dy[i], alpha * dy[i])
 
 
 activation("LeakyRelu", LeakyRelu, LeakyReluGradient, "Y = X where X >= 0, else alpha X", 2,
@@ -119,7 +119,7 @@ cdef class ThresholdedRelu(Pointwise):
         cdef float alpha = self.alpha
         cdef int64_t i
         for i in range(n):
-            y[i] = v[i] if v[i] > alpha else 0
+            y[i] = pick(v[i] > alpha, v[i], 0)
 
 
 cdef class ThresholdedReluGradient(Pointwise):
@@ -128,7 +128,7 @@ cdef class ThresholdedReluGradient(Pointwise):
         cdef const float* dy = x[1]
         cdef int64_t i
         for i in range(n):
-            dx[i] = dy[i] if y[i] > 0 else -dy[i] if y[i] < 0 else 0
+            dx[i] = pick(y[i] > 0, dy[i], pick(y[i] < 0, -dy[i], 0))
 
 
 activation("ThresholdedRelu", ThresholdedRelu, ThresholdedReluGradient,
@@ -148,7 +148,7 @@ cdef class ReluN(Pointwise):
         cdef float high = self.n
         cdef int64_t i
         for i in range(n):
-            y[i] = 0 if v[i] < 0 else high if v[i] > high else v[i]
+            y[i] = pick(v[i] < 0, 0, pick(v[i] > high, high, v[i]))
 
 
 cdef class ReluNGradient(ReluN):
@@ -158,7 +158,7 @@ cdef class ReluNGradient(ReluN):
         cdef float high = self.n
         cdef int64_t i
         for i in range(n):
-            dx[i] = dy[i] if 0 < y[i] < high else 0
+            dx[i] = pick((y[i] > 0) & (y[i] < high), dy[i], 0)
 
 
 activation("ReluN", ReluN, ReluNGradient, "Y = min(max(X, 0), n)", 2,
@@ -179,7 +179,7 @@ cdef class HardSigmoid(Pointwise):
         cdef int64_t i
         for i in range(n):
             s = alpha * v[i] + beta
-            y[i] = 0 if s < 0 else 1 if s > 1 else s
+            y[i] = pick(s < 0, 0, pick(s > 1, 1, s))
 
 
 cdef class HardSigmoidGradient(HardSigmoid):
@@ -189,7 +189,7 @@ cdef class HardSigmoidGradient(HardSigmoid):
         cdef float alpha = self.alpha
         cdef int64_t i
         for i in range(n):
-            dx[i] = dy[i] * alpha if 0 < y[i] < 1 else 0
+            dx[i] = pick((y[i] > 0) & (y[i] < 1), dy[i] * alpha, 0)
 
 
 activation("HardSigmoid", HardSigmoid, HardSigmoidGradient, "Y = min(max(alpha X + beta, 0), 1)", 4,
@@ -275,14 +275,14 @@ cdef class Elu(Exponential):
         cdef const float* v = x[0]
         cdef int64_t i
         for i in range(n):
-            e[i] = v[i] if v[i] < 0 else 0
+            e[i] = pick(v[i] < 0, v[i], 0)
 
     cdef void places(self, const float** x, const float* e, float* y, int64_t n) noexcept nogil:
         cdef const float* v = x[0]
         cdef float alpha = self.alpha
         cdef int64_t i
         for i in range(n):
-            y[i] = alpha * (e[i] - 1) if v[i] < 0 else v[i]
+            y[i] = pick(v[i] < 0, alpha * (e[i] - 1), v[i])
 
 
 cdef class EluGradient(Pointwise):
@@ -297,7 +297,7 @@ cdef class EluGradient(Pointwise):
         cdef float alpha = self.alpha
         cdef int64_t i
         for i in range(n):
-            dx[i] = dy[i] if y[i] > 0 else dy[i] * (y[i] + alpha)
+            dx[i] = dy[i] * pick(y[i] > 0, 1, y[i] + alpha)
 
 
 activation("Elu", Elu, EluGradient, "Y = X where X >= 0, else alpha (e^X - 1)", 10,
@@ -317,7 +317,7 @@ cdef class Selu(Elu):
         cdef float alpha = self.alpha, scale = self.scale
         cdef int64_t i
         for i in range(n):
-            y[i] = scale * (alpha * (e[i] - 1) if v[i] < 0 else v[i])
+            y[i] = scale * pick(v[i] < 0, alpha * (e[i] - 1), v[i])
 
 
 cdef class SeluGradient(EluGradient):
@@ -333,7 +333,7 @@ cdef class SeluGradient(EluGradient):
         cdef float scale = self.scale, low = self.scale * self.alpha
         cdef int64_t i
         for i in range(n):
-            dx[i] = dy[i] * (scale if y[i] > 0 else y[i] + low)
+            dx[i] = dy[i] * pick(y[i] > 0, scale, y[i] + low)
 
 
 activation("Selu", Selu, SeluGradient, "Y = scale X where X > 0, else scale alpha (e^X - 1)", 10,
@@ -351,15 +351,14 @@ cdef class Softplus(Exponential):
     cdef void places(self, const float** x, const float* e, float* y, int64_t n) noexcept nogil:
         cdef const float* v = x[0]
         cdef float[CHUNK] t
-        cdef float top, series
+        cdef float series
         cdef int64_t i
         for i in range(n):
             t[i] = 1 + e[i]
         K.vlog(n, t, t)
         for i in range(n):          # 1 + e of a small e has lost its digits
-            top = v[i] if v[i] > 0 else 0
             series = e[i] * (1 - e[i] * (<float>0.5 - e[i] * (<float>0.33333333 - e[i] / 4)))
-            y[i] = top + (series if e[i] < <float>0.03 else t[i])
+            y[i] = pick(v[i] > 0, v[i], 0) + pick(e[i] < <float>0.03, series, t[i])
 
 
 cdef class SoftplusGradient(Exponential):
@@ -450,7 +449,7 @@ cdef class Mish(Exponential):
         cdef const float* v = x[0]
         cdef int64_t i
         for i in range(n):          # beyond 20 nothing changes, but w would overflow
-            e[i] = 20 if v[i] > 20 else v[i]
+            e[i] = pick(v[i] > 20, 20, v[i])
 
     cdef void places(self, const float** x, const float* e, float* y, int64_t n) noexcept nogil:
         cdef const float* v = x[0]
@@ -633,14 +632,14 @@ cdef class PRelu(Operator):
         for _ in range(n):
             if d == 1:
                 for k in range(c):
-                    y[k] = x[k] if x[k] > 0 else w[k] * x[k]
+                    y[k] = pick(x[k] > 0, x[k], w[k] * x[k])
                 x += c
                 y += c
                 continue
             for k in range(c):
                 slope = w[k]
                 for j in range(d):
-                    y[j] = x[j] if x[j] > 0 else slope * x[j]
+                    y[j] = pick(x[j] > 0, x[j], slope * x[j])
                 x += d
                 y += d
         return 0
@@ -656,6 +655,7 @@ cdef class PReluGradient(PRelu):
         cdef float* dw
         cdef int64_t n, c, d, i, k, j
         cdef double total
+        cdef float slope
         for i in range(4):
             self.expect(<int>i, FLOAT)
         if self.x[0] == t:
@@ -671,10 +671,10 @@ cdef class PReluGradient(PRelu):
         for _ in range(n):
             for k in range(c):
                 total = 0
+                slope = w[k]
                 for j in range(d):
-                    if x[j] <= 0:
-                        total += dy[j] * x[j]
-                    dx[j] = dy[j] if x[j] > 0 else w[k] * dy[j]
+                    total += dy[j] * pick(x[j] > 0, 0, x[j])
+                    dx[j] = pick(x[j] > 0, dy[j], slope * dy[j])
                 dw[k] += <float>total
                 dy += d
                 x += d

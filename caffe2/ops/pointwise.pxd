@@ -9,6 +9,17 @@ ctypedef fused number:
     int32_t
     int64_t
 
+cdef extern from *:
+    """
+    static inline float pick(int yes, float a, float b) {
+        union { float f; int32_t i; } x = {a}, y = {b};
+        x.i = (x.i & -yes) | (y.i & (yes - 1));
+        return x.f;
+    }
+    """
+    # a if yes else b. Both are computed, there is no branch, and a loop of it becomes vectors.
+    float pick(bint yes, float a, float b) noexcept nogil
+
 cdef class Pointwise(Operator):
     # Values at a place depend on the inputs' values at that place. A subclass says how, for one
     # stretch of n places; x[i] points into input i, y into output 0.

@@ -104,7 +104,15 @@ cdef void row(const fold_tag* tag, const number* x, const number* c, const numbe
         out[0] += <float>K.vsumsq(n, x)
     elif number is float and fold_tag is maximum_t:
         out[0] = joined(tag, out[0], K.vmax(n, x))
-    elif number is float and not (fold_tag is minimum_t):
+    elif number is float and fold_tag is minimum_t:
+        i = 0
+        while i < n:
+            size = min(n - i, CHUNK)
+            for k in range(size):
+                terms[k] = -x[i + k]
+            out[0] = joined(tag, out[0], -K.vmax(size, terms))
+            i += size
+    elif number is float:
         i = 0
         while i < n:
             size = min(n - i, CHUNK)

@@ -14,7 +14,7 @@ from caffe2._core.tensor cimport (
 )
 from caffe2._core.threads cimport num_threads
 from caffe2.ops.kernels.dispatch cimport K
-from caffe2.ops.pointwise cimport DTYPES, Pointwise, number
+from caffe2.ops.pointwise cimport DTYPES, Pointwise, number, pick
 
 from caffe2._core import gradient
 from caffe2._core.gradient import simple
@@ -207,6 +207,9 @@ cdef inline real slope(const real_slope* tag, real x) noexcept nogil:
         return 1 / (x * x)
 
 
+cdef enum:
+    CHUNK = 256
+
 ctypedef void (*map_t)(const void* tag, const void* x, const void* dy, void* y,
                        int64_t n) noexcept nogil
 
@@ -222,6 +225,22 @@ cdef void whole_loop(const whole_function* tag, const number* x, const number* d
             y[i] = whole(tag, x[i])
 
 
+cdef void log1p_loop(const float* x, float* y, int64_t n) noexcept nogil:
+    cdef float[CHUNK] u, v
+    cdef float t
+    cdef int64_t i, k, size
+    i = 0
+    while i < n:
+        size = min(n - i, CHUNK)
+        for k in range(size):
+            u[k] = 1 + x[i + k]
+        K.vlog(size, u, v)
+        for k in range(size):       # x / (u - 1) makes up for the digits that u has lost
+            t = v[k] * (x[i + k] / (u[k] - 1))
+            y[i + k] = pick(u[k] > FLT_MAX, v[k], pick(u[k] == 1, x[i + k], t))
+        i += size
+
+
 cdef void real_loop(const real_function* tag, const real* x, const real* dy, real* y,
                     int64_t n) noexcept nogil:
     cdef int64_t i
@@ -231,6 +250,8 @@ cdef void real_loop(const real_function* tag, const real* x, const real* dy, rea
         K.vlog(n, x, y)
     elif real is float and real_function is erf_t:
         K.verf(n, x, y)
+    elif real is float and real_function is log1p_t:
+        log1p_loop(x, y, n)
     elif x == y:
         for i in range(n):
             y[i] = function(tag, y[i])
@@ -461,7 +482,7 @@ cdef class Clip(Pointwise):
         cdef float low = self.low, high = self.high
         cdef int64_t i
         for i in range(n):
-            y[i] = low if v[i] < low else high if v[i] > high else v[i]
+            y[i] = pick(v[i] < low, low, pick(v[i] > high, high, v[i]))
 
 
 cdef class ClipGradient(Clip):
@@ -471,7 +492,7 @@ cdef class ClipGradient(Clip):
         cdef float low = self.low, high = self.high
         cdef int64_t i
         for i in range(n):
-            dx[i] = dy[i] if y[i] > low and y[i] < high else 0
+            dx[i] = pick((y[i] > low) & (y[i] < high), dy[i], 0)
 
 
 _LIMITS = {"min": "least value (default: that of a float)",
@@ -503,7 +524,7 @@ cdef class Logit(Pointwise):
         cdef float low = self.eps, high = 1 - self.eps, p
         cdef int64_t i
         for i in range(n):
-            p = low if v[i] < low else high if v[i] > high else v[i]
+            p = pick(v[i] < low, low, pick(v[i] > high, high, v[i]))
             y[i] = p / (1 - p)
         K.vlog(n, y, y)
 
@@ -515,7 +536,7 @@ cdef class LogitGradient(Logit):
         cdef float low = self.eps, high = 1 - self.eps
         cdef int64_t i
         for i in range(n):
-            dx[i] = 0 if v[i] < low or v[i] > high else dy[i] / (v[i] * (1 - v[i]))
+            dx[i] = pick((v[i] < low) | (v[i] > high), 0, dy[i] / (v[i] * (1 - v[i])))
 
 
 _EPS = {"eps": "X is limited to [eps, 1 - eps] (default 1e-6)"}
@@ -547,7 +568,7 @@ cdef class StumpFunc(Pointwise):
         cdef const float* v = x[0]
         cdef int64_t i
         for i in range(n):
-            y[i] = self.low if v[i] <= self.threshold else self.high
+            y[i] = pick(v[i] <= self.threshold, self.low, self.high)
 
 
 cdef class StumpFuncIndex(Operator):

@@ -90,7 +90,9 @@ def test_any_length_in_place(op, f, args, n):
     x = values((n,), scale=6)
     expected = f(x.astype(float), **args)
     np.testing.assert_allclose(run(op, x, **args)[0], expected, rtol=1e-5, atol=2e-6)
-    np.testing.assert_allclose(run(op, x, inplace={0: 0}, **args)[0], expected, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(
+        run(op, x, inplace={0: 0}, **args)[0], expected, rtol=1e-5, atol=2e-6
+    )
 
 
 @case
@@ -114,7 +116,8 @@ def test_extremes(op, f, args):
     (y,) = run(op, x, **args)
     assert np.isfinite(y).all()
     expected = {"Gelu": lambda x: np.maximum(x, 0), "Swish": lambda x: np.maximum(x, 0)}.get(
-        op, lambda x: f(x, **args))(x.astype(float))
+        op, lambda x: f(x, **args)
+    )(x.astype(float))
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-30)
     (dx,) = gradients(op, [x], [np.ones(6, F)], **args)
     assert np.isfinite(dx).all()
@@ -145,7 +148,9 @@ def test_refuses(op):
         run(op + "Gradient", np.ones(2, F), *[np.ones(2)] * (n - 1))
 
 
-@pytest.mark.parametrize("op, args", [("ReluN", {"n": 0.0}), ("ReluN", {"n": -1.0}), ("Elu", {"alpha": -0.5})])
+@pytest.mark.parametrize(
+    "op, args", [("ReluN", {"n": 0.0}), ("ReluN", {"n": -1.0}), ("Elu", {"alpha": -0.5})]
+)
 def test_refuses_arguments(op, args):
     with pytest.raises(RuntimeError, match=next(iter(args))):
         run(op, np.ones(2, F), **args)
@@ -190,8 +195,11 @@ def test_glu_refuses():
 # ---------------------------------------------------------------- PRelu
 
 
-@given(shape=hnp.array_shapes(min_dims=2, max_dims=4, max_side=4), shared=st.booleans(),
-       order=st.sampled_from(["NCHW", "NHWC"]))
+@given(
+    shape=hnp.array_shapes(min_dims=2, max_dims=4, max_side=4),
+    shared=st.booleans(),
+    order=st.sampled_from(["NCHW", "NHWC"]),
+)
 def test_prelu(shape, shared, order):
     at = 1 if order == "NCHW" else len(shape) - 1
     w = values((1,) if shared else (shape[at],), 1)
@@ -202,13 +210,19 @@ def test_prelu(shape, shared, order):
 
     x = values(shape)
     check("PRelu", prelu, [x, w], wanted=(0, 1), order=order)
-    np.testing.assert_allclose(run("PRelu", x, w, inplace={0: 0}, order=order)[0], prelu(x, w)[0], rtol=1e-6)
+    np.testing.assert_allclose(
+        run("PRelu", x, w, inplace={0: 0}, order=order)[0], prelu(x, w)[0], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("shape", [(), (5,)])
 def test_prelu_of_few_dimensions(shape):
-    check("PRelu", lambda x, w: (np.where(x > 0, x, w[0] * x),), [values(shape), values((1,))],
-          wanted=(0, 1))
+    check(
+        "PRelu",
+        lambda x, w: (np.where(x > 0, x, w[0] * x),),
+        [values(shape), values((1,))],
+        wanted=(0, 1),
+    )
 
 
 def test_prelu_refuses():

@@ -9,14 +9,21 @@ from hypothesis.extra import numpy as hnp
 from opcheck import gradients, run
 
 F = np.float32
-COMPARISONS = {"LT": np.less, "LE": np.less_equal, "GT": np.greater, "GE": np.greater_equal,
-               "EQ": np.equal, "NE": np.not_equal}
+COMPARISONS = {
+    "LT": np.less,
+    "LE": np.less_equal,
+    "GT": np.greater,
+    "GE": np.greater_equal,
+    "EQ": np.equal,
+    "NE": np.not_equal,
+}
 LOGIC = {"And": np.logical_and, "Or": np.logical_or, "Xor": np.logical_xor}
 BITS = {"BitwiseAnd": np.bitwise_and, "BitwiseOr": np.bitwise_or, "BitwiseXor": np.bitwise_xor}
 ALL = COMPARISONS | LOGIC | BITS
 
 pairs = hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=4, max_side=4).map(
-    lambda s: s.input_shapes)
+    lambda s: s.input_shapes
+)
 
 
 def dtypes(op):
@@ -46,7 +53,9 @@ def test_broadcast_as_numpy_does(op, pair, data):
 
 
 @pytest.mark.parametrize("op", ALL)
-@pytest.mark.parametrize("shape, axis", [((4,), -1), ((3,), 1), ((2, 3), 0), ((1, 3, 1), 0), ((), -1)])
+@pytest.mark.parametrize(
+    "shape, axis", [((4,), -1), ((3,), 1), ((2, 3), 0), ((1, 3, 1), 0), ((), -1)]
+)
 def test_broadcast_onto_the_first(op, shape, axis):
     for dtype in dtypes(op):
         a, b = values((2, 3, 4), dtype), values(shape, dtype, 1)
@@ -56,7 +65,9 @@ def test_broadcast_onto_the_first(op, shape, axis):
 
 
 @pytest.mark.parametrize("op", ALL)
-@pytest.mark.parametrize("pair", [((700, 500), (700, 500)), ((500, 700), (700,)), ((1,), (300000,))])
+@pytest.mark.parametrize(
+    "pair", [((700, 500), (700, 500)), ((500, 700), (700,)), ((1,), (300000,))]
+)
 def test_large(op, pair):
     dtype = dtypes(op)[0]
     a, b = values(pair[0], dtype), values(pair[1], dtype, 1)

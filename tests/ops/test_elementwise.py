@@ -54,8 +54,12 @@ def spread(a, b, axis):
 @given(pair=pairs)
 @settings(max_examples=30)
 def test_broadcast_as_numpy_does(op, pair):
-    check(op, lambda a, b: (ARITHMETIC[op](a, b),), [values(pair[0]), values(pair[1], 1)],
-          wanted=(0, 1))
+    check(
+        op,
+        lambda a, b: (ARITHMETIC[op](a, b),),
+        [values(pair[0]), values(pair[1], 1)],
+        wanted=(0, 1),
+    )
 
 
 @each
@@ -63,12 +67,20 @@ def test_broadcast_as_numpy_does(op, pair):
 @settings(max_examples=30)
 def test_broadcast_onto_the_first(op, case):
     a, b, axis = case
-    check(op, lambda a, b: (ARITHMETIC[op](a, spread(a, b, axis)),), [values(a), values(b, 1)],
-          wanted=(0, 1), broadcast=1, **({} if axis == -1 else {"axis": axis}))
+    check(
+        op,
+        lambda a, b: (ARITHMETIC[op](a, spread(a, b, axis)),),
+        [values(a), values(b, 1)],
+        wanted=(0, 1),
+        broadcast=1,
+        **({} if axis == -1 else {"axis": axis}),
+    )
 
 
 @each
-@pytest.mark.parametrize("letter, order, axis", [("C", "NCHW", 1), ("C", "NHWC", 3), ("N", "NCHW", 0)])
+@pytest.mark.parametrize(
+    "letter, order, axis", [("C", "NCHW", 1), ("C", "NHWC", 3), ("N", "NCHW", 0)]
+)
 def test_axis_as_a_letter(op, letter, order, axis):
     a = values((2, 3, 2, 4))
     b = values(a.shape[axis : axis + 1], 1)
@@ -91,7 +103,7 @@ def test_dtypes(op, dtype, pair):
     (c,) = run(op, a, b)
     expected = ARITHMETIC[op](a, b)
     assert c.dtype == dtype
-    if np.dtype(dtype).kind == "i":         # towards zero, as C divides
+    if np.dtype(dtype).kind == "i":  # towards zero, as C divides
         expected = np.trunc(expected)
     np.testing.assert_allclose(c, expected, rtol=1e-6)
 
@@ -115,9 +127,13 @@ def test_gradients_of_other_dtypes(op, dtype):
     c = ARITHMETIC[op](a, b).astype(dtype)
     da, db = run(op + "Gradient", dc, a, b, *([c] if op == "Div" else []), outputs=2)
     expected = {
-        "Add": (dc, dc), "Sub": (dc, -dc), "Mul": (dc * b, dc * a),
-        "Div": (np.trunc(dc / b) if dtype == np.int64 else dc / b,
-                np.trunc(-dc * c / b) if dtype == np.int64 else -dc * c / b),
+        "Add": (dc, dc),
+        "Sub": (dc, -dc),
+        "Mul": (dc * b, dc * a),
+        "Div": (
+            np.trunc(dc / b) if dtype == np.int64 else dc / b,
+            np.trunc(-dc * c / b) if dtype == np.int64 else -dc * c / b,
+        ),
     }[op]
     assert da.dtype == db.dtype == dtype
     np.testing.assert_allclose(da, expected[0], rtol=1e-12)
@@ -125,10 +141,19 @@ def test_gradients_of_other_dtypes(op, dtype):
 
 
 @each
-@pytest.mark.parametrize("pair", [
-    ((700, 500), (700, 500)), ((700, 500), (500,)), ((700, 500), (700, 1)), ((1, 500), (700, 1)),
-    ((200000, 3), (3,)), ((3, 200000), (3, 1)), ((20, 30, 40, 20), (30, 1, 20)), ((), (300000,)),
-])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ((700, 500), (700, 500)),
+        ((700, 500), (500,)),
+        ((700, 500), (700, 1)),
+        ((1, 500), (700, 1)),
+        ((200000, 3), (3,)),
+        ((3, 200000), (3, 1)),
+        ((20, 30, 40, 20), (30, 1, 20)),
+        ((), (300000,)),
+    ],
+)
 def test_large(op, pair):
     a, b = values(pair[0]), values(pair[1], 1)
     (c,) = run(op, a, b)
@@ -144,13 +169,21 @@ def test_large(op, pair):
         gone = tuple(range(g.ndim - like.ndim))
         gone += tuple(i for i in range(len(gone), g.ndim) if like.shape[i - len(gone)] == 1)
         size = np.sqrt((ones * terms**2).sum(gone).reshape(like.shape))
-        np.testing.assert_array_less(abs(got - terms.sum(gone).reshape(like.shape)), 1e-5 * size + 1e-6)
+        np.testing.assert_array_less(
+            abs(got - terms.sum(gone).reshape(like.shape)), 1e-5 * size + 1e-6
+        )
 
 
 @each
-@pytest.mark.parametrize("pair, shape", [
-    (((0, 3), (3,)), (0, 3)), (((0,), (1,)), (0,)), (((2, 0), ()), (2, 0)), (((0, 0), (0,)), (0, 0)),
-])
+@pytest.mark.parametrize(
+    "pair, shape",
+    [
+        (((0, 3), (3,)), (0, 3)),
+        (((0,), (1,)), (0,)),
+        (((2, 0), ()), (2, 0)),
+        (((0, 0), (0,)), (0, 0)),
+    ],
+)
 def test_empty(op, pair, shape):
     a, b = np.empty(pair[0], F), np.ones(pair[1], F)
     (c,) = run(op, a, b)
@@ -160,9 +193,18 @@ def test_empty(op, pair, shape):
     np.testing.assert_array_equal(db, np.zeros_like(b))
 
 
-@pytest.mark.parametrize("op, which", [
-    ("Add", 0), ("Add", 1), ("Sub", 0), ("Sub", 1), ("Mul", 0), ("Mul", 1), ("Div", 0),
-])
+@pytest.mark.parametrize(
+    "op, which",
+    [
+        ("Add", 0),
+        ("Add", 1),
+        ("Sub", 0),
+        ("Sub", 1),
+        ("Mul", 0),
+        ("Mul", 1),
+        ("Div", 0),
+    ],
+)
 @pytest.mark.parametrize("other", [(3, 4), (4,), (3, 1), ()])
 def test_in_place(op, which, other):
     arrays = [values(other, 1), values(other, 1)]
@@ -173,17 +215,20 @@ def test_in_place(op, which, other):
 
 
 @each
-@pytest.mark.parametrize("inputs, args, message", [
-    ([values((2, 3)), values((2,))], {}, r"broadcast.*x0.*x1"),
-    ([values((2, 3)), values((2,))], {"broadcast": 1}, r"differ.*x0.*x1"),
-    ([values((2, 3)), values((2, 3))], {"axis": 0}, "axis.*broadcast=1"),
-    ([values((2, 3)), values((2, 2))], {"broadcast": 1, "axis": 1}, "axis"),
-    ([values((2,)), values((1, 2))], {"broadcast": 1}, "dimensions"),
-    ([values((2,)), values((2,))], {"broadcast": 1, "axis": 0, "axis_str": "C"}, "exclude"),
-    ([values((2,)), values((2,))], {"broadcast": 1, "axis_str": "D"}, "axis_str"),
-    ([values((2,)), values((2,), dtype=float)], {}, "x1.*float"),
-    ([np.ones(2, bool), np.ones(2, bool)], {}, "x0.*bool"),
-])
+@pytest.mark.parametrize(
+    "inputs, args, message",
+    [
+        ([values((2, 3)), values((2,))], {}, r"broadcast.*x0.*x1"),
+        ([values((2, 3)), values((2,))], {"broadcast": 1}, r"differ.*x0.*x1"),
+        ([values((2, 3)), values((2, 3))], {"axis": 0}, "axis.*broadcast=1"),
+        ([values((2, 3)), values((2, 2))], {"broadcast": 1, "axis": 1}, "axis"),
+        ([values((2,)), values((1, 2))], {"broadcast": 1}, "dimensions"),
+        ([values((2,)), values((2,))], {"broadcast": 1, "axis": 0, "axis_str": "C"}, "exclude"),
+        ([values((2,)), values((2,))], {"broadcast": 1, "axis_str": "D"}, "axis_str"),
+        ([values((2,)), values((2,), dtype=float)], {}, "x1.*float"),
+        ([np.ones(2, bool), np.ones(2, bool)], {}, "x0.*bool"),
+    ],
+)
 def test_refuses(op, inputs, args, message):
     with pytest.raises(RuntimeError, match=message):
         run(op, *inputs, **args)
@@ -235,8 +280,12 @@ def test_gradient_refuses(op):
 def test_inferred_shapes():
     schema = OpSchema.get("Add")
     op = operator("Add", [0, 0])
-    for a, b, c in (((2, 3), (3,), (2, 3)), ((-1, 1), (4,), (-1, 4)), ((-1,), (1,), (-1,)),
-                    ((0, 1), (5,), (0, 5))):
+    for a, b, c in (
+        ((2, 3), (3,), (2, 3)),
+        ((-1, 1), (4,), (-1, 4)),
+        ((-1,), (1,), (-1,)),
+        ((0, 1), (5,), (0, 5)),
+    ):
         assert schema.infer(op, [TensorInfo(a), TensorInfo(b)]) == [TensorInfo(c)]
     assert schema.infer(op, [TensorInfo(), TensorInfo((3,))]) == [TensorInfo()]
     with pytest.raises(ValueError, match="broadcast"):
@@ -251,15 +300,18 @@ def test_sum_reduce_like(case):
     x = values(a)
     (y,) = run("SumReduceLike", x, values(b), **({} if axis == -1 else {"axis": axis}))
     start = len(a) - len(b) if axis == -1 else axis
-    gone = tuple(i for i in range(len(a))
-                 if not start <= i < start + len(b) or b[i - start] == 1)
+    gone = tuple(i for i in range(len(a)) if not start <= i < start + len(b) or b[i - start] == 1)
     np.testing.assert_allclose(y, x.astype(float).sum(gone).reshape(b), rtol=1e-5, atol=1e-5)
 
 
 # ---------------------------------------------------------------- many inputs
 
-MANY = {"Sum": lambda *x: sum(x), "Mean": lambda *x: sum(x) / len(x),
-        "Max": lambda *x: np.max(x, 0), "Min": lambda *x: np.min(x, 0)}
+MANY = {
+    "Sum": lambda *x: sum(x),
+    "Mean": lambda *x: sum(x) / len(x),
+    "Max": lambda *x: np.max(x, 0),
+    "Min": lambda *x: np.min(x, 0),
+}
 
 
 @pytest.mark.parametrize("op", MANY)
@@ -278,8 +330,9 @@ def test_many_inputs_of_other_dtypes(op, dtype):
     (y,) = run(op, *x)
     expected = MANY.get(op, MANY["Sum"])(*x)
     assert y.dtype == dtype
-    np.testing.assert_allclose(y, np.trunc(expected) if np.dtype(dtype).kind == "i" else expected,
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+        y, np.trunc(expected) if np.dtype(dtype).kind == "i" else expected, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("op", MANY)
@@ -340,8 +393,11 @@ def test_gradients_of_many_inputs():
 # ---------------------------------------------------------------- remainders and powers
 
 
-@given(x=hnp.arrays(st.sampled_from([np.int32, np.int64]), shapes, elements=st.integers(-100, 100)),
-       divisor=st.integers(-9, 9).filter(bool), follow=st.booleans())
+@given(
+    x=hnp.arrays(st.sampled_from([np.int32, np.int64]), shapes, elements=st.integers(-100, 100)),
+    divisor=st.integers(-9, 9).filter(bool),
+    follow=st.booleans(),
+)
 def test_mod(x, divisor, follow):
     (y,) = run("Mod", x, divisor=divisor, sign_follow_divisor=int(follow), inplace={0: 0})
     np.testing.assert_array_equal(y, (np.mod if follow else np.fmod)(x, divisor))
@@ -377,8 +433,14 @@ def test_pow_of_a_tensor(shape):
 @settings(max_examples=20)
 def test_pow_of_a_broadcast_tensor(case):
     a, b, axis = case
-    check("Pow", lambda x, e: (x ** spread(x, e, axis),), [abs(values(a)), values(b, 1)],
-          wanted=(0, 1), broadcast=1, **({} if axis == -1 else {"axis": axis}))
+    check(
+        "Pow",
+        lambda x, e: (x ** spread(x, e, axis),),
+        [abs(values(a)), values(b, 1)],
+        wanted=(0, 1),
+        broadcast=1,
+        **({} if axis == -1 else {"axis": axis}),
+    )
 
 
 def test_gradient_of_pow_in_place():
@@ -405,8 +467,12 @@ def test_pow_refuses():
 @given(shape=hnp.array_shapes(max_dims=4, max_side=4))
 @settings(max_examples=20)
 def test_row_mul(shape):
-    check("RowMul", lambda x, w: (x * w.reshape(-1, *[1] * (x.ndim - 1)),),
-          [values(shape), values(shape[:1], 1)], wanted=(0, 1))
+    check(
+        "RowMul",
+        lambda x, w: (x * w.reshape(-1, *[1] * (x.ndim - 1)),),
+        [values(shape), values(shape[:1], 1)],
+        wanted=(0, 1),
+    )
 
 
 @given(shape=hnp.array_shapes(max_dims=4, max_side=4), data=st.data())
@@ -415,8 +481,13 @@ def test_elementwise_linear(shape, data):
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     columns = shape[axis % len(shape) :]
     d = (int(np.prod(columns)),)
-    check("ElementwiseLinear", lambda x, w, b: (x * w.reshape(columns) + b.reshape(columns),),
-          [values(shape), values(d, 1), values(d, 2)], wanted=(0, 1, 2), axis=axis)
+    check(
+        "ElementwiseLinear",
+        lambda x, w, b: (x * w.reshape(columns) + b.reshape(columns),),
+        [values(shape), values(d, 1), values(d, 2)],
+        wanted=(0, 1, 2),
+        axis=axis,
+    )
 
 
 def test_scaled_rows_refuse():

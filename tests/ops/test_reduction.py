@@ -11,7 +11,10 @@ from opcheck import gradients, run
 
 F = np.float32
 REDUCTIONS = {
-    "Sum": np.sum, "Mean": np.mean, "Max": np.max, "Min": np.min,
+    "Sum": np.sum,
+    "Mean": np.mean,
+    "Max": np.max,
+    "Min": np.min,
     "L1": lambda x, axis, keepdims=False: abs(x).sum(axis, keepdims=keepdims),
     "L2": lambda x, axis, keepdims=False: np.sqrt((x * x).sum(axis, keepdims=keepdims)),
 }
@@ -33,14 +36,20 @@ def values(shape, dtype=F):
 def reductions(draw):
     """A shape and arguments axes and keepdims; numpy's axis and keepdims."""
     shape = draw(shapes)
-    axes = draw(st.none() | st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True)
-                ) if shape else None
+    axes = (
+        draw(st.none() | st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True))
+        if shape
+        else None
+    )
     keep = draw(st.none() | st.booleans())
     signed = [a - len(shape) if draw(st.booleans()) else a for a in axes or ()]
     args = {} if axes is None else {"axes": signed}
     args |= {} if keep is None else {"keepdims": int(keep)}
-    return shape, args, {"axis": None if axes is None else tuple(axes),
-                         "keepdims": keep is None or keep}
+    return (
+        shape,
+        args,
+        {"axis": None if axes is None else tuple(axes), "keepdims": keep is None or keep},
+    )
 
 
 # ---------------------------------------------------------------- over axes
@@ -62,8 +71,9 @@ def test_dtypes(op, dtype, axes):
     (y,) = run("Reduce" + op, x, axes=axes, keepdims=0)
     expected = REDUCTIONS[op](x, axis=tuple(axes))
     assert y.dtype == dtype
-    np.testing.assert_allclose(y, np.trunc(expected) if np.dtype(dtype).kind == "i" else expected,
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+        y, np.trunc(expected) if np.dtype(dtype).kind == "i" else expected, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("op", ["Sum", "Mean", "Max", "Min", "L1", "L2"])
@@ -80,26 +90,40 @@ def test_gradient_of_doubles(op):
 
 
 @each
-@pytest.mark.parametrize("shape, axes", [
-    ((700, 500), [0]), ((700, 500), [1]), ((700, 500), [0, 1]), ((40, 50, 300), [1]),
-    ((40, 50, 300), [0, 2]), ((300000, 2), [1]), ((300000, 2), [0]), ((20, 30, 40, 20), [0, 2]),
-])
+@pytest.mark.parametrize(
+    "shape, axes",
+    [
+        ((700, 500), [0]),
+        ((700, 500), [1]),
+        ((700, 500), [0, 1]),
+        ((40, 50, 300), [1]),
+        ((40, 50, 300), [0, 2]),
+        ((300000, 2), [1]),
+        ((300000, 2), [0]),
+        ((20, 30, 40, 20), [0, 2]),
+    ],
+)
 def test_large(op, shape, axes):
     x = np.random.default_rng(0).standard_normal(shape).astype(F)
     (y,) = run("Reduce" + op, x, axes=axes, keepdims=0)
-    np.testing.assert_allclose(y, REDUCTIONS[op](x.astype(float), axis=tuple(axes)), rtol=1e-4, atol=2e-2
-                               if op == "Sum" else 1e-5)
+    np.testing.assert_allclose(
+        y,
+        REDUCTIONS[op](x.astype(float), axis=tuple(axes)),
+        rtol=1e-4,
+        atol=2e-2 if op == "Sum" else 1e-5,
+    )
     (dx,) = gradients("Reduce" + op, [x], [y], axes=axes, keepdims=0)
     wide = np.expand_dims(y.astype(float), tuple(axes))
     count = x.size // y.size
     expected = {"Sum": wide, "Mean": wide / count, "L1": wide * np.sign(x), "L2": x}.get(
-        op, np.where(x == wide, wide, 0))
+        op, np.where(x == wide, wide, 0)
+    )
     np.testing.assert_allclose(dx, np.broadcast_to(expected, shape), rtol=1e-5)
 
 
 def test_long_sums_keep_their_digits():
     for shape, axes in ((3, 1_000_000), [1]), ((3, 1_000_000), [0, 1]), ((1_000_000, 3), [0]):
-        x = np.full(shape, 0.1, F)      # added up one by one they would be off by 1 %
+        x = np.full(shape, 0.1, F)  # added up one by one they would be off by 1 %
         (y,) = run("ReduceSum", x, axes=axes, keepdims=0)
         np.testing.assert_allclose(y, x.astype(float).sum(tuple(axes)), rtol=1e-4)
 
@@ -164,8 +188,12 @@ def test_refuses(op):
 def test_sides(op, side, shape, data):
     num = data.draw(st.integers(0, len(shape)))
     axes = range(num) if side == "Front" else range(len(shape) - num, len(shape))
-    check(f"Reduce{side}{op}", lambda x: (REDUCTIONS[op](x, axis=tuple(axes)),), [values(shape)],
-          num_reduce_dim=num)
+    check(
+        f"Reduce{side}{op}",
+        lambda x: (REDUCTIONS[op](x, axis=tuple(axes)),),
+        [values(shape)],
+        num_reduce_dim=num,
+    )
 
 
 @pytest.mark.parametrize("side", ["Front", "Back"])
@@ -180,8 +208,11 @@ def test_lengths(op, side, shape, data):
 
     def reference(x, lengths):
         rows = np.moveaxis(x, axis, -1).reshape(-1, n)
-        return (np.array([REDUCTIONS[op](r[:k], axis=0) for r, k in zip(rows, lengths, strict=True)])
-                .reshape(kept),)
+        return (
+            np.array(
+                [REDUCTIONS[op](r[:k], axis=0) for r, k in zip(rows, lengths, strict=True)]
+            ).reshape(kept),
+        )
 
     check(f"Reduce{side}{op}", reference, [values(shape), lengths])
 
@@ -197,9 +228,13 @@ def test_sides_of_other_dtypes(op, side, dtype):
     whole = np.dtype(dtype).kind == "i"
     lengths = np.array([1, 4, 2], np.int32)
     rows = x if side == "Back" else x.T
-    for more, expected in (([], REDUCTIONS[op](x, axis=axis)),
-                           ([lengths], np.array([REDUCTIONS[op](r[:k], axis=0)
-                                                 for r, k in zip(rows, lengths, strict=True)]))):
+    for more, expected in (
+        ([], REDUCTIONS[op](x, axis=axis)),
+        (
+            [lengths],
+            np.array([REDUCTIONS[op](r[:k], axis=0) for r, k in zip(rows, lengths, strict=True)]),
+        ),
+    ):
         (y,) = run(f"Reduce{side}{op}", x, *more)
         assert y.dtype == dtype
         if whole and op == "Mean":
@@ -281,8 +316,15 @@ def test_reduce_tail_sum(shape):
 @settings(max_examples=40)
 def test_moments(case):
     shape, args, numpys = case
-    check("Moments", lambda x: (x.mean(**numpys), x.var(**numpys)), [values(shape)], outputs=2,
-          flows=(0, 1), rtol=2e-5, **args)
+    check(
+        "Moments",
+        lambda x: (x.mean(**numpys), x.var(**numpys)),
+        [values(shape)],
+        outputs=2,
+        flows=(0, 1),
+        rtol=2e-5,
+        **args,
+    )
 
 
 def test_moments_far_from_zero():

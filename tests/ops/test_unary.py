@@ -16,17 +16,32 @@ erf = np.vectorize(math.erf, otypes=[float])
 
 # name -> function, least and largest argument of the tests
 FUNCTIONS = {
-    "Abs": (np.abs, -3, 3), "Acos": (np.arccos, -0.9, 0.9), "Asin": (np.arcsin, -0.9, 0.9),
-    "Atan": (np.arctan, -3, 3), "Cbrt": (np.cbrt, 0.1, 3), "Ceil": (np.ceil, -3, 3),
-    "Cos": (np.cos, -3, 3), "Cosh": (np.cosh, -3, 3), "Cube": (lambda x: x * x * x, -2, 2),
-    "Erf": (erf, -3, 3), "Exp": (np.exp, -3, 3), "Floor": (np.floor, -3, 3),
-    "Log": (np.log, 0.1, 3), "Log1p": (np.log1p, -0.9, 3), "Negative": (np.negative, -3, 3),
-    "Reciprocal": (lambda x: 1 / x, 0.3, 3), "Rsqrt": (lambda x: 1 / np.sqrt(x), 0.3, 3),
-    "Sign": (np.sign, -3, 3), "Sin": (np.sin, -3, 3), "Sinh": (np.sinh, -3, 3),
-    "Sqr": (np.square, -3, 3), "Sqrt": (np.sqrt, 0.1, 3), "Tan": (np.tan, -1.2, 1.2),
+    "Abs": (np.abs, -3, 3),
+    "Acos": (np.arccos, -0.9, 0.9),
+    "Asin": (np.arcsin, -0.9, 0.9),
+    "Atan": (np.arctan, -3, 3),
+    "Cbrt": (np.cbrt, 0.1, 3),
+    "Ceil": (np.ceil, -3, 3),
+    "Cos": (np.cos, -3, 3),
+    "Cosh": (np.cosh, -3, 3),
+    "Cube": (lambda x: x * x * x, -2, 2),
+    "Erf": (erf, -3, 3),
+    "Exp": (np.exp, -3, 3),
+    "Floor": (np.floor, -3, 3),
+    "Log": (np.log, 0.1, 3),
+    "Log1p": (np.log1p, -0.9, 3),
+    "Negative": (np.negative, -3, 3),
+    "Reciprocal": (lambda x: 1 / x, 0.3, 3),
+    "Rsqrt": (lambda x: 1 / np.sqrt(x), 0.3, 3),
+    "Sign": (np.sign, -3, 3),
+    "Sin": (np.sin, -3, 3),
+    "Sinh": (np.sinh, -3, 3),
+    "Sqr": (np.square, -3, 3),
+    "Sqrt": (np.sqrt, 0.1, 3),
+    "Tan": (np.tan, -1.2, 1.2),
 }
 WHOLE = ["Abs", "Cube", "Negative", "Sign", "Sqr"]
-FLAT = ["Ceil", "Floor", "Sign"]                # no gradient flows back
+FLAT = ["Ceil", "Floor", "Sign"]  # no gradient flows back
 WITH_OPERATOR = sorted(FUNCTIONS.keys() - {*FLAT, "Sqr", "Sqrt", "Exp", "Log", "Negative"})
 
 every = pytest.mark.parametrize("op", FUNCTIONS)
@@ -43,8 +58,12 @@ def argument(op, shape, dtype=F):
 @given(shape=hnp.array_shapes(min_dims=0, max_dims=3, max_side=5))
 @settings(max_examples=15)
 def test_values_and_gradients(op, shape):
-    check(op, lambda x: (FUNCTIONS[op][0](x),), [argument(op, shape)],
-          wanted=() if op in FLAT else (0,))
+    check(
+        op,
+        lambda x: (FUNCTIONS[op][0](x),),
+        [argument(op, shape)],
+        wanted=() if op in FLAT else (0,),
+    )
 
 
 @every
@@ -117,15 +136,28 @@ def test_refuses(op):
 def test_edges():
     x = np.array([0, -0.0, np.inf, -np.inf, np.nan], F)
     with np.errstate(all="ignore"):
-        for op in ("Abs", "Atan", "Ceil", "Erf", "Exp", "Floor", "Log", "Log1p", "Negative", "Reciprocal",
-                   "Sqr", "Sqrt"):
+        for op in (
+            "Abs",
+            "Atan",
+            "Ceil",
+            "Erf",
+            "Exp",
+            "Floor",
+            "Log",
+            "Log1p",
+            "Negative",
+            "Reciprocal",
+            "Sqr",
+            "Sqrt",
+        ):
             np.testing.assert_allclose(run(op, x)[0], FUNCTIONS[op][0](x.astype(float)), rtol=1e-6)
 
 
 # ---------------------------------------------------------------- with arguments
 
-normal = hnp.arrays(F, hnp.array_shapes(min_dims=0, max_dims=3, max_side=6),
-                    elements=st.floats(-4, 4, width=32))
+normal = hnp.arrays(
+    F, hnp.array_shapes(min_dims=0, max_dims=3, max_side=6), elements=st.floats(-4, 4, width=32)
+)
 
 
 @given(x=normal, low=st.floats(-2, 0, width=32), high=st.floats(0, 2, width=32))
@@ -153,11 +185,13 @@ def test_logit(eps):
     x = np.array([[-0.5, 0.01, 0.15, 0.3], [0.5, 0.75, 0.95, 1.5]], F)
 
     def logit(x):
-        p = np.clip(x, eps, float(1 - F(eps)))      # 1 - eps has few digits in a float
+        p = np.clip(x, eps, float(1 - F(eps)))  # 1 - eps has few digits in a float
         return (np.log(p / (1 - p)),)
 
     check("Logit", logit, [x], eps=eps, rtol=3e-5)
-    np.testing.assert_array_equal(run("Logit", x, eps=eps, inplace={0: 0})[0], run("Logit", x, eps=eps)[0])
+    np.testing.assert_array_equal(
+        run("Logit", x, eps=eps, inplace={0: 0})[0], run("Logit", x, eps=eps)[0]
+    )
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.5, -1.0])
@@ -193,8 +227,11 @@ def test_scale_gradient():
         run("Scale", np.ones(2, np.int32))
 
 
-@given(x=normal.filter(lambda x: x.size), norm=st.floats(0.125, 4, width=32),
-       factor=st.none() | st.floats(0.5, 2, width=32))
+@given(
+    x=normal.filter(lambda x: x.size),
+    norm=st.floats(0.125, 4, width=32),
+    factor=st.none() | st.floats(0.5, 2, width=32),
+)
 def test_clip_tensor_by_scaling(x, norm, factor):
     limit = 1.5 * (factor or 1)
     more = [] if factor is None else [np.array([factor], F)]
@@ -212,14 +249,18 @@ def test_clip_tensor_by_scaling_refuses():
         run("ClipTensorByScaling", np.empty(0, F), np.array(1, F), threshold=1.0)
 
 
-@given(shape=hnp.array_shapes(max_dims=3, max_side=5),
-       dtype=st.sampled_from([np.float32, np.int32, np.int64]))
+@given(
+    shape=hnp.array_shapes(max_dims=3, max_side=5),
+    dtype=st.sampled_from([np.float32, np.int32, np.int64]),
+)
 def test_square_root_divide(shape, dtype):
     rng = np.random.default_rng(shape)
     x, scale = rng.standard_normal(shape).astype(F), rng.integers(0, 4, shape[:1]).astype(dtype)
     root = np.sqrt(np.where(scale, scale, 1)).reshape(-1, *[1] * (len(shape) - 1))
     check("SquareRootDivide", lambda x, s: (x / root,), [x, scale])
-    np.testing.assert_allclose(run("SquareRootDivide", x, scale, inplace={0: 0})[0], x / root, rtol=1e-5)
+    np.testing.assert_allclose(
+        run("SquareRootDivide", x, scale, inplace={0: 0})[0], x / root, rtol=1e-5
+    )
 
 
 def test_square_root_divide_refuses():
