@@ -108,6 +108,8 @@ def distance(name, forward, backward, formula, gradient, args=None, same="same s
             "dimension.",
     )
     register(name + "Gradient", backward, 3, 2, infer=like(0, 1), cost=flops_per_element(4),
+             ins={"X": "float tensor", "Y": f"float tensor, {same}", "dZ": "gradient of Z"},
+             outs={"dX": "gradient of X", "dY": "gradient of Y"},
              doc=f"Gradient of {name}: from X, Y and dZ to dX and dY.")
 
 

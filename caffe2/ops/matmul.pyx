@@ -186,15 +186,16 @@ def _linear(name, forward, backward, transposed):
     shape = "(k, n)" if transposed else "(n, k)"
     ins = {"X": "seen as a matrix (m, k)", "W": f"seen as a matrix {shape}", "b": "vector of n"}
     register(
-        name, forward, 3, 1, ins=None if transposed else ins,
-        outs=None if transposed else {"Y": "dimensions of X before `axis`, and n"},
-        args=None if transposed else args, infer=infer,
+        name, forward, 3, 1, ins=ins, outs={"Y": "dimensions of X before `axis`, and n"},
+        args=args, infer=infer,
         cost=cost(lambda mnk, mn: 2 * mnk + mn), gradient=gradient,
         doc=f"Fully connected layer: Y = X {'W' if transposed else 'W^T'} + b, with X of shape "
             f"(m, k) and W of shape {shape}.",
     )
     register(
         name + "Gradient", backward, 3, (2, 3), infer=infer_gradient,
+        ins={"X": ins["X"], "W": ins["W"], "dY": "gradient of Y"},
+        outs={"dW": "gradient of W", "db": "gradient of b", "dX": "gradient of X (optional)"},
         cost=cost(lambda mnk, mn: 4 * mnk + 2 * mn),
         doc=f"Gradient of {name}: from X, W and dY to dW, db and, where it is wanted, dX.",
     )
