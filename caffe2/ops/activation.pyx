@@ -7,7 +7,7 @@ from caffe2._core.tensor cimport (
     DOUBLE, FLOAT, MAX_DIMS, canonical_axis, resize, resize_like, size_from, size_to, tensor_t,
 )
 from caffe2.ops.kernels.dispatch cimport K
-from caffe2.ops.pointwise cimport Pointwise, pick
+from caffe2.ops.pointwise cimport Binary, Pointwise, binary_t, pick
 
 from caffe2._core.gradient import simple
 from caffe2._core.registry import register
@@ -592,7 +592,25 @@ register(
 )
 
 
-cdef class PRelu(Operator):
+cdef void prelu_loop(const void* tag, const float* x, const int64_t* sx, const float* w,
+                     const int64_t* sw, float* y, const int64_t* sy,
+                     int64_t n, int64_t m) noexcept nogil:
+    cdef int64_t i
+    cdef float slope
+    for _ in range(m):
+        if sw[0]:
+            for i in range(n):
+                y[i] = pick(x[i] > 0, x[i], w[i] * x[i])
+        else:
+            slope = w[0]
+            for i in range(n):
+                y[i] = pick(x[i] > 0, x[i], slope * x[i])
+        x += sx[1]
+        w += sw[1]
+        y += sy[1]
+
+
+cdef class PRelu(Binary):
     cdef bint channels_last
 
     def setup(self):
@@ -600,6 +618,9 @@ cdef class PRelu(Operator):
         if order not in ("NCHW", "NHWC"):
             raise ValueError(f"order must be NCHW or NHWC, not {order!r}")
         self.channels_last = order == "NHWC"
+        self.legacy = True              # slopes are broadcast along the channels
+        self.axis = -1 if self.channels_last else 1
+        self.loops[<int>FLOAT] = <binary_t>prelu_loop
 
     cdef int layout(self, const tensor_t* x, const tensor_t* w, int64_t* n, int64_t* c,
                     int64_t* d) except -1 nogil:
@@ -617,32 +638,11 @@ cdef class PRelu(Operator):
         return 0
 
     cdef int run(self) except -1 nogil:
-        cdef tensor_t* t = self.x[0]
-        cdef const float* x
-        cdef const float* w = <const float*>self.x[1].data
-        cdef float* y
-        cdef int64_t n, c, d, k, j
-        cdef float slope
+        cdef int64_t n, c, d
         self.expect(0, FLOAT)
         self.expect(1, FLOAT)
-        self.layout(t, self.x[1], &n, &c, &d)
-        resize_like(self.y[0], t, FLOAT)
-        x = <const float*>t.data
-        y = <float*>self.y[0].data
-        for _ in range(n):
-            if d == 1:
-                for k in range(c):
-                    y[k] = pick(x[k] > 0, x[k], w[k] * x[k])
-                x += c
-                y += c
-                continue
-            for k in range(c):
-                slope = w[k]
-                for j in range(d):
-                    y[j] = pick(x[j] > 0, x[j], slope * x[j])
-                x += d
-                y += d
-        return 0
+        self.layout(self.x[0], self.x[1], &n, &c, &d)
+        return Binary.run(self)
 
 
 cdef class PReluGradient(PRelu):

@@ -303,9 +303,7 @@ With three inputs they are (B, C, dC), and A is shaped like C.""" if _name == "D
 register(
     "SumReduceLike", SumReduceLike, 2, 1,
     ins={"A": _NUMBERS, "B": "tensor whose shape C shall have"}, outs={"C": "the sum"},
-    args={"axis": "dimension of A that the first one of B belongs to (default -1: B's last is "
-                  "A's last)",
-          "axis_str": "that dimension as a letter of `order`", "order": "NCHW (default) or NHWC"},
+    args={name: doc for name, doc in BROADCAST_ARGS.items() if name != "broadcast"},
     infer=lambda args, inputs: [TensorInfo(inputs[1].shape, inputs[0].dtype)],
     cost=flops_per_element(1),
     doc="Sum of A over the dimensions along which B was broadcast onto it; C is shaped like B.",

@@ -215,6 +215,8 @@ BROADCAST_ARGS = {
     "broadcast": "1: B is broadcast onto A, starting at dimension `axis` of A, the last dimensions "
                  "unless given (default 0: both are broadcast as numpy does)",
     "axis": "dimension of A that the first one of B belongs to (default -1: B's last is A's last)",
+    "axis_str": "that dimension as a letter of `order`",
+    "order": "NCHW (default) or NHWC",
 }
 
 

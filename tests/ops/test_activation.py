@@ -225,6 +225,17 @@ def test_prelu_of_few_dimensions(shape):
     )
 
 
+@pytest.mark.parametrize("order", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_prelu_large(order, shared):
+    shape = (20, 30, 40, 50)
+    at = 1 if order == "NCHW" else 3
+    x, w = values(shape), values((1,) if shared else (shape[at],), 1)
+    slope = w if shared else w.reshape([-1 if i == at else 1 for i in range(4)])
+    (y,) = run("PRelu", x, w, order=order)
+    np.testing.assert_allclose(y, np.where(x > 0, x, slope * x), rtol=1e-6)
+
+
 def test_prelu_refuses():
     x = values((2, 3, 2))
     with pytest.raises(RuntimeError, match="one slope"):
