@@ -729,7 +729,8 @@ for _name, _doc in {
     register(
         f"Reduce{_name}Gradient", ReduceGradient, 3, 1, args=_AXES_ARGS,
         ins={"dY": "gradient of Y", "X": _ANY, "Y": "the reduced tensor"},
-        outs={"dX": "gradient of X"}, infer=like(1), cost=flops_per_element(1),
+        outs={"dX": "gradient of X"}, cost=flops_per_element(1),
+        infer=lambda args, inputs: [TensorInfo(inputs[1].shape, inputs[0].dtype)],
         doc=f"Gradient of Reduce{_name}." + (
             " Where several elements are the extreme one, each gets the whole of it."
             if _name in ("Max", "Min") else ""),
