@@ -33,6 +33,35 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
         int packed
         const image_t* image
 
+    ctypedef struct conv16_t:
+        long batch
+        int channels
+        int size[2]
+        int out_channels
+        int out[2]
+        int group
+        int kernel[2]
+        int stride[2]
+        int pad[2]
+        int dilation[2]
+
+    ctypedef struct epilogue16_t:
+        const float* bias
+        const float* residual
+        float low
+        float high
+
+    enum:
+        CONV16_NONE
+        CONV16_DIRECT
+        CONV16_FIRST
+        CONV16_DEPTHWISE
+        CONV16_WINOGRAD_4
+        CONV16_WINOGRAD_2
+        POOL16_MAX
+        POOL16_AVERAGE
+        POOL16_AVERAGE_PAD
+
     enum:
         OPERAND_A
         OPERAND_B
@@ -115,6 +144,20 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
         void (*half_to_float)(long n, const uint16_t* x, float* y) noexcept nogil
         void (*float_to_half)(long n, const float* x, uint16_t* y) noexcept nogil
         void* (*scratch)(int slot, size_t bytes) noexcept nogil
+        void (*to16)(long batch, int channels, long pixels, const float* x, float* y,
+                     int nth) noexcept nogil
+        void (*from16)(long batch, int channels, long pixels, const float* x, float* y,
+                       int nth) noexcept nogil
+        int (*conv16_way)(const conv16_t* c, int nchw, int winograd) noexcept nogil
+        size_t (*conv16_pack_bytes)(const conv16_t* c, int way) noexcept nogil
+        int (*conv16_pack)(const conv16_t* c, int way, const float* w, float* packed,
+                           int nth) noexcept nogil
+        int (*conv16)(const conv16_t* c, int way, const float* x, const float* packed,
+                      const epilogue16_t* epilogue, float* y, int nth) noexcept nogil
+        void (*pool16)(const conv16_t* c, int mode, const float* x, float* y,
+                       int nth) noexcept nogil
+        void (*mean16)(long batch, int channels, long pixels, const float* x, float* y,
+                       int nth) noexcept nogil
 
     const kernels_t* kernels_level(const char* level) nogil
 

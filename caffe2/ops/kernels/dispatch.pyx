@@ -227,3 +227,120 @@ cdef class Level:
             self.k.scol2im(&image.g, <const float*> pointer(columns),
                            <float*> pointer(image.x), nth)
         return image.x
+
+    # ---------------------------------------------------------------- blocked images
+
+    def to16(self, x, int nth=1):
+        """A batch of NCHW images in the blocked layout."""
+        n, channels, h, w = x.shape
+        y = aligned((n, (channels + 15) // 16, h, w, 16))
+        self.k.to16(n, channels, h * w, <const float*> pointer(x), <float*> pointer(y), nth)
+        return y
+
+    def from16(self, x, int channels, int nth=1):
+        """Blocked images as NCHW."""
+        n, _, h, w, _ = x.shape
+        y = np.full((n, channels, h, w), np.nan, np.float32)
+        self.k.from16(n, channels, h * w, <const float*> pointer(x), <float*> pointer(y), nth)
+        return y
+
+    def pool16(self, x, int channels, mode, kernel, stride, pad, out, int nth=1):
+        """Pooling of blocked images; `mode` is "max", "average" or "average_pad"."""
+        cdef conv16_t c = shape16(x.shape[0], channels, x.shape[2:4], channels, out, channels, kernel,
+                                  stride, pad, (1, 1))
+        y = aligned((*x.shape[:2], *out, 16))
+        self.k.pool16(&c, {"max": POOL16_MAX, "average": POOL16_AVERAGE,
+                           "average_pad": POOL16_AVERAGE_PAD}[mode],
+                      <const float*> pointer(x), <float*> pointer(y), nth)
+        return y
+
+    def mean16(self, x, int channels, int nth=1):
+        """Average of each channel of blocked images."""
+        y = np.full((x.shape[0], channels), np.nan, np.float32)
+        self.k.mean16(x.shape[0], channels, x.shape[2] * x.shape[3], <const float*> pointer(x),
+                      <float*> pointer(y), nth)
+        return y
+
+
+WAYS = {
+    "direct": CONV16_DIRECT,
+    "first": CONV16_FIRST,
+    "depthwise": CONV16_DEPTHWISE,
+    "winograd_4": CONV16_WINOGRAD_4,
+    "winograd_2": CONV16_WINOGRAD_2,
+}
+
+
+cdef class Conv16:
+    """A convolution of blocked images (NCHW for the way "first") with filters packed once.
+
+    The way is the fastest one unless named. Called with images, it returns blocked images.
+    """
+
+    cdef conv16_t c
+    cdef const kernels_t* k
+    cdef int code
+    cdef readonly object packed
+
+    def __init__(self, Level level, w, out, int group=1, stride=(1, 1), pad=(0, 0),
+                 dilation=(1, 1), way=None, bint nchw=False, bint winograd=True, size=(0, 0)):
+        self.k = level.k
+        self.c = shape16(1, w.shape[1] * group, size, w.shape[0], out, group, w.shape[2:], stride, pad,
+                         dilation)
+        self.code = WAYS[way] if way else self.k.conv16_way(&self.c, nchw, winograd)
+        if self.code == CONV16_NONE:
+            raise ValueError("not a convolution for blocked images")
+        self.packed = aligned((self.k.conv16_pack_bytes(&self.c, self.code) // 4,))
+        if self.k.conv16_pack(&self.c, self.code, <const float*> pointer(w),
+                              <float*> pointer(self.packed), 1):
+            raise MemoryError
+
+    @property
+    def way(self):
+        """Name of the way."""
+        return next(name for name, code in WAYS.items() if code == self.code)
+
+    def __call__(self, x, bias=None, residual=None, double low=-np.inf, double high=np.inf, y=None,
+                 int nth=1):
+        cdef epilogue16_t e
+        cdef int rc
+        self.c.batch = x.shape[0]
+        for i in range(2):
+            self.c.size[i] = x.shape[2 + i]
+        if y is None:
+            y = aligned((x.shape[0], (self.c.out_channels + 15) // 16, self.c.out[0], self.c.out[1], 16))
+        e.bias = <const float*> pointer(bias)
+        e.residual = <const float*> pointer(residual)
+        e.low = low
+        e.high = high
+        cdef const float* px = <const float*> pointer(x)
+        cdef const float* pw = <const float*> pointer(self.packed)
+        cdef float* py = <float*> pointer(y)
+        with nogil:
+            rc = self.k.conv16(&self.c, self.code, px, pw, &e, py, nth)
+        if rc:
+            raise MemoryError
+        return y
+
+
+cdef conv16_t shape16(batch, channels, size, out_channels, out, group, kernel, stride, pad, dilation):
+    cdef conv16_t c
+    c.batch = batch
+    c.channels = channels
+    c.out_channels = out_channels
+    c.group = group
+    for i in range(2):
+        c.size[i] = size[i]
+        c.out[i] = out[i]
+        c.kernel[i] = kernel[i]
+        c.stride[i] = stride[i]
+        c.pad[i] = pad[i]
+        c.dilation[i] = dilation[i]
+    return c
+
+
+def aligned(shape):
+    """A float32 array of NaN whose data is aligned as the kernels ask."""
+    space = np.full(int(np.prod(shape)) + 16, np.nan, np.float32)
+    start = -space.ctypes.data % 64 // 4
+    return space[start:start + int(np.prod(shape))].reshape(shape)

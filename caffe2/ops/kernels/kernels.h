@@ -52,6 +52,49 @@ typedef struct {
 
 enum { OPERAND_A = 0, OPERAND_B = 1 };
 
+/* Blocked images ("16c"): [batch][ceil(channels / 16)][height][width][16], 64-byte aligned. Lanes
+ * beyond the last channel are 0, in what the kernels read and in what they write. */
+
+/* A convolution or pooling of blocked images. pad is what lies above and left of the image; what
+ * lies below and right follows from out. Positions outside the image are 0; pooling skips them. */
+typedef struct {
+    long batch;
+    int channels, size[2]; /* of the input; size, like the rest, is height, width */
+    int out_channels, out[2];
+    int group, kernel[2], stride[2], pad[2], dilation[2];
+} conv16_t;
+
+/* What a convolution does to its sums before it writes them; NULL pointers are left out:
+ *   y = min(max(sum + bias[channel] + residual, low), high), with low <= 0 <= high
+ * No bounds are -INFINITY and INFINITY, relu is 0 and INFINITY. NaN stays NaN. residual is blocked,
+ * of y's shape, and may be y. */
+typedef struct {
+    const float* bias; /* out_channels values */
+    const float* residual;
+    float low, high;
+} epilogue16_t;
+
+/* The ways to convolve. Each has packed filters of its own; filters come as OIHW.
+ *   direct     [group][panel of P output channels][block of 16 channels][kh][kw][channel][P];
+ *              one group, or channels and out_channels of a group are multiples of 16
+ *   first      [panel of P output channels][channel][kh][kw][P]; x is NCHW, one group
+ *   depthwise  [block of 16 channels][kh][kw][16]; group = channels = out_channels
+ *   winograd   [tap of the transform][panel of P output channels][channel][P]; 3x3, stride and
+ *              dilation 1, one group; tiles of 4x4 (2x2) pixels; largest error against float64,
+ *              relative to the largest |y|: 1e-5 (2e-6) on normally distributed data
+ * P is 32, 16 or 8 by level (two vectors); out channels are padded to a multiple of 16, and what
+ * that leaves of the last panel is narrower. Packed filters of one level do not fit another. */
+enum {
+    CONV16_NONE = -1, /* not for blocked images: use the product of matrices */
+    CONV16_DIRECT,
+    CONV16_FIRST,
+    CONV16_DEPTHWISE,
+    CONV16_WINOGRAD_4,
+    CONV16_WINOGRAD_2
+};
+
+enum { POOL16_MAX, POOL16_AVERAGE, POOL16_AVERAGE_PAD /* counts the border's zeros */ };
+
 typedef struct kernels_t {
     const char* name; /* "v1", "v3", "v4" */
     int vector_bytes;
@@ -161,8 +204,29 @@ typedef struct kernels_t {
     void (*float_to_half)(long n, const float* x, uint16_t* y);
 
     /* The calling thread's scratch memory, 64-byte aligned, kept until the thread ends; NULL when
-     * memory ran out. Slots 0..3 are GEMM's; SCRATCH_USER and the two after it are the caller's. */
+     * memory ran out. Slots 0..3 are the kernels'; SCRATCH_USER and two more are the caller's. */
     void* (*scratch)(int slot, size_t bytes);
+
+    /* ---- blocked images ---------------------------------------------------------------- */
+
+    /* x[batch][channels][pixels] to blocked and back. */
+    void (*to16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
+    void (*from16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
+    /* The fastest way for a convolution of blocked (nchw = 0) or NCHW (nchw = 1) images;
+     * winograd = 0 rules those ways out. CONV16_NONE if there is none, or none worth it. */
+    int (*conv16_way)(const conv16_t* c, int nchw, int winograd);
+    /* Filters are packed once; packed is 64-byte aligned with conv16_pack_bytes bytes. batch, size,
+     * out, pad and stride do not count. */
+    size_t (*conv16_pack_bytes)(const conv16_t* c, int way);
+    int (*conv16_pack)(const conv16_t* c, int way, const float* w, float* packed, int nth);
+    /* y = epilogue(x * filters). */
+    int (*conv16)(const conv16_t* c, int way, const float* x, const float* packed,
+                  const epilogue16_t* epilogue, float* y, int nth);
+    /* channels = out_channels. The window may reach beyond the image; of one that lies outside
+     * altogether the maximum is -FLT_MAX and the average 0. NaN is not greater than any value. */
+    void (*pool16)(const conv16_t* c, int mode, const float* x, float* y, int nth);
+    /* y[batch][channels], plain: the average of each channel. */
+    void (*mean16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
 } kernels_t;
 
 enum { SCRATCH_USER = 4, SCRATCH_SLOTS = 7 };

@@ -3,7 +3,7 @@
 
 #define NAME_(x) #x
 #define NAME(x) NAME_(x)
-/* Every function of the table, by the names they have in gemm.c, depthwise.c and vector.c. */
+/* Every function of the table, by the names they have in gemm.c, depthwise.c, vector.c and *16.c. */
 #define GEMM(F) \
     F(sgemm) F(dgemm) F(sgemm_op) F(dgemm_op) F(sgemm_pack_bytes) F(sgemm_pack) \
     F(dgemm_pack_bytes) F(dgemm_pack) F(sgemm_batch) F(dgemm_batch) F(sim2col) F(dim2col) \
@@ -14,12 +14,16 @@
     F(vsum) F(vsumsq) F(vdot) F(vmax) F(column_sums) F(momentum) F(adagrad) F(adam) F(rmsprop) \
     F(half_to_float) F(float_to_half)
 
+#define BLOCKED(F) \
+    F(to16) F(from16) F(conv16_way) F(conv16_pack_bytes) F(conv16_pack) F(conv16) F(pool16) F(mean16)
+
 #define DECLARE(f) extern __typeof__(*((kernels_t*)0)->f) CAT(f, ISA);
 #define ENTRY(f) .f = CAT(f, ISA),
 GEMM(DECLARE)
 VECTOR(DECLARE)
+BLOCKED(DECLARE)
 
 const kernels_t CAT(kernels, ISA) = {
     .name = NAME(ISA) + 1, .vector_bytes = VECTOR_BYTES, .scratch = kernels_scratch,
-    GEMM(ENTRY) VECTOR(ENTRY)
+    GEMM(ENTRY) VECTOR(ENTRY) BLOCKED(ENTRY)
 };

@@ -1,0 +1,424 @@
+/* Direct convolution of blocked images.
+ *
+ * A tile holds the sums of up to PIXELS pixels times a panel of PANEL output channels in registers
+ * and runs over all taps and input channels: for each, one line of the packed filter times each
+ * pixel's value. Pixels of a tile lie side by side in the input (step floats apart); if padding or
+ * stride forbid that, a band of the input is copied first, into memory of the thread, with its
+ * border, and with columns that are `stride` apart side by side: [block][row][column % stride]
+ * [column / stride][step]. A band, and the panel in use, stay in the second-level cache. */
+#include <string.h>
+
+#include "conv16.h"
+
+/* ---- tiles ---- */
+
+INLINE void tile(const int step, const int vectors, const int rows, const int columns,
+                 const reduction_t* r, const float* x, long x_row, const float* w, float* y,
+                 const finish_t* f) {
+    f32 sum[PIXELS][2];
+    const int pixels = rows * columns;
+UNROLL
+    for (int p = 0; p < pixels; p++) sum[p][0] = sum[p][1] = (f32){0};
+    for (long t = 0; t < r->taps; t++) {
+        const float* q = x + r->at[t];
+        const int depth = step == 1 ? 1 : t < r->full ? 16 : r->tail;
+        for (int k = 0; k < depth; k++, q++, w += vectors * LANES) {
+            const f32 w0 = *(const f32*)w, w1 = vectors > 1 ? *(const f32*)(w + LANES) : w0;
+UNROLL
+            for (int p = 0; p < pixels; p++) {
+                const float s = q[p < columns ? p * step : x_row + (p - columns) * step];
+                sum[p][0] += s * w0;
+                if (vectors > 1) sum[p][1] += s * w1;
+            }
+        }
+    }
+UNROLL
+    for (int v = 0; v < vectors; v++) {
+        float* to = y + v * f->vector;
+        if (f->plain) {
+UNROLL
+            for (int p = 0; p < pixels; p++)
+                *(f32*)(to + (p < columns ? p * 16 : f->row + (p - columns) * 16)) = sum[p][v];
+            continue;
+        }
+        const f32 bias = *(const f32*)(f->bias + v * LANES);
+UNROLL
+        for (int p = 0; p < pixels; p++) {
+            float* q = to + (p < columns ? p * 16 : f->row + (p - columns) * 16);
+            f32 s = sum[p][v] + bias;
+            if (f->has_residual) s += *(const f32*)(q + f->residual);
+            s = clip(s, f->low, f->high);
+            if (f->keep) s = (f32)((i32)s & *(const i32*)(f->keep + v * LANES));
+            *(f32*)q = s;
+        }
+    }
+}
+
+#define TILE(step, vectors, rows, columns)                                                       \
+    static void tile_##step##_##vectors##_##rows##_##columns(                                    \
+        const reduction_t* r, const float* x, long x_row, const float* w, float* y,              \
+        const finish_t* f) {                                                                     \
+        tile(step, vectors, rows, columns, r, x, x_row, w, y, f);                                \
+    }
+#define NAME(step, vectors, rows, columns) tile_##step##_##vectors##_##rows##_##columns,
+#if VECTOR_BYTES == 64
+#define UP_TO_HALF(F, s, v, r)                                                                   \
+    F(s, v, r, 1) F(s, v, r, 2) F(s, v, r, 3) F(s, v, r, 4) F(s, v, r, 5) F(s, v, r, 6)          \
+    F(s, v, r, 7)
+#define UP_TO_ALL(F, s, v)                                                                       \
+    UP_TO_HALF(F, s, v, 1)                                                                       \
+    F(s, v, 1, 8) F(s, v, 1, 9) F(s, v, 1, 10) F(s, v, 1, 11) F(s, v, 1, 12) F(s, v, 1, 13)      \
+    F(s, v, 1, 14)
+#define MIN_VECTORS 1
+#else
+#define UP_TO_HALF(F, s, v, r) F(s, v, r, 1) F(s, v, r, 2) F(s, v, r, 3)
+#define UP_TO_ALL(F, s, v) UP_TO_HALF(F, s, v, 1) F(s, v, 1, 4) F(s, v, 1, 5) F(s, v, 1, 6)
+#define MIN_VECTORS 2 /* a panel divides 16 */
+#endif
+UP_TO_ALL(TILE, 1, 2) UP_TO_ALL(TILE, 16, 2) UP_TO_HALF(TILE, 16, 2, 2)
+#if MIN_VECTORS == 1
+UP_TO_ALL(TILE, 1, 1) UP_TO_ALL(TILE, 16, 1) UP_TO_HALF(TILE, 16, 1, 2)
+#endif
+
+/* By vectors, then by columns - 1. */
+static const tile_t nchw_row[][PIXELS] = {
+#if MIN_VECTORS == 1
+    {UP_TO_ALL(NAME, 1, 1)},
+#endif
+    {UP_TO_ALL(NAME, 1, 2)}};
+static const tile_t one_row[][PIXELS] = {
+#if MIN_VECTORS == 1
+    {UP_TO_ALL(NAME, 16, 1)},
+#endif
+    {UP_TO_ALL(NAME, 16, 2)}};
+static const tile_t two_rows[][PIXELS / 2] = {
+#if MIN_VECTORS == 1
+    {UP_TO_HALF(NAME, 16, 1, 2)},
+#endif
+    {UP_TO_HALF(NAME, 16, 2, 2)}};
+
+tile_t CAT(conv16_tile, ISA)(int step, int vectors, int rows, int columns) {
+    const int v = vectors - MIN_VECTORS;
+    return step == 1 ? nchw_row[v][columns - 1]
+                     : rows == 2 ? two_rows[v][columns - 1] : one_row[v][columns - 1];
+}
+
+/* ---- filters ---- */
+
+static size_t direct_bytes(const conv16_t* c) {
+    const size_t out = 16 * BLOCKS(c->out_channels / c->group);
+    return out * c->group * (c->channels / c->group) * c->kernel[0] * c->kernel[1] * sizeof(float);
+}
+
+/* step channels lie together, as in the input. */
+static void direct_pack(const conv16_t* c, int step, const float* w, float* packed, int nth) {
+    const long out = c->out_channels / c->group, depth = c->channels / c->group;
+    const long padded = 16 * BLOCKS(out), panels = DIVIDE_UP(padded, PANEL);
+    const long taps = (long)c->kernel[0] * c->kernel[1];
+#pragma omp parallel for num_threads(nth) if (nth > 1) collapse(2) schedule(static)
+    for (long g = 0; g < c->group; g++)
+        for (long panel = 0; panel < panels; panel++) {
+            const long first = panel * PANEL, width = MIN(PANEL, padded - first);
+            const float* from = w + (g * out + first) * depth * taps;
+            float* to = packed + (g * padded + first) * depth * taps;
+            for (long block = 0; block < depth; block += step)
+                for (long tap = 0; tap < taps; tap++)
+                    for (long k = block; k < MIN(block + step, depth); k++, to += width)
+                        for (long o = 0; o < width; o++)
+                            to[o] = first + o < out ? from[(o * depth + k) * taps + tap] : 0;
+        }
+}
+
+static void depthwise_pack(const conv16_t* c, const float* w, float* packed) {
+    const long taps = (long)c->kernel[0] * c->kernel[1];
+    for (long block = 0; block < BLOCKS(c->channels); block++)
+        for (long tap = 0; tap < taps; tap++)
+            for (long k = 16 * block; k < 16 * block + 16; k++)
+                *packed++ = k < c->channels ? w[k * taps + tap] : 0;
+}
+
+size_t CAT(conv16_pack_bytes, ISA)(const conv16_t* c, int way) {
+    const size_t pairs = 16 * (size_t)BLOCKS(c->out_channels) * c->channels * sizeof(float);
+    switch (way) {
+        case CONV16_DEPTHWISE:
+            return 16 * (size_t)BLOCKS(c->channels) * c->kernel[0] * c->kernel[1] * sizeof(float);
+        case CONV16_WINOGRAD_4: return 36 * pairs;
+        case CONV16_WINOGRAD_2: return 16 * pairs;
+        default: return direct_bytes(c);
+    }
+}
+
+int CAT(conv16_pack, ISA)(const conv16_t* c, int way, const float* w, float* packed, int nth) {
+    switch (way) {
+        case CONV16_DIRECT: direct_pack(c, 16, w, packed, nth); return 0;
+        case CONV16_FIRST: direct_pack(c, 1, w, packed, nth); return 0;
+        case CONV16_DEPTHWISE: depthwise_pack(c, w, packed); return 0;
+        default: return -1;
+    }
+}
+
+/* ---- the whole convolution ---- */
+
+typedef struct {
+    const conv16_t* c;
+    const float *x, *packed;
+    float* y;
+    int step;
+    int flat;   /* 1x1: the image is one row, divided among tiles_down tiles */
+    int copied;
+    long depth, blocks, panels; /* of a group */
+    long tile_rows, tiles_down, tiles_across;
+    long row, block; /* of the input as tiles see it: floats from row to row, block to block */
+    long columns;    /* of a copied row, for each remainder of the stride */
+    reduction_t sum;
+    finish_t finish;
+    const float* bias;
+    const int32_t* keep;
+    const float* residual;
+} plan_t;
+
+/* A part of the work that one thread does at once. */
+typedef struct {
+    long group, image_0, image_1, down_0, down_1, panel_0, panel_1;
+} part_t;
+
+static long first_row(const plan_t* p, long down) {
+    return p->flat ? 0 : MIN(down * p->tile_rows, p->c->out[0]);
+}
+
+static long copied_rows(const plan_t* p, long out_rows) {
+    return (out_rows - 1) * p->c->stride[0] + (p->c->kernel[0] - 1l) * p->c->dilation[0] + 1;
+}
+
+/* Whether place `at` of one axis, counted from the first window, is under a tap of some window. */
+static int is_used(const conv16_t* c, int axis, long at) {
+    if (c->stride[axis] == 1 && c->dilation[axis] == 1) return 1;
+    for (long tap = 0; tap < c->kernel[axis]; tap++) {
+        const long from = at - tap * c->dilation[axis];
+        if (from >= 0 && from % c->stride[axis] == 0) return 1;
+    }
+    return 0;
+}
+
+/* Copies rows of one image from the one at `top` on, with their border. */
+static void copy_rows(const plan_t* p, const float* x, long top, long rows, float* to) {
+    const conv16_t* c = p->c;
+    const long step = p->step, line = p->columns * step, stride = c->stride[1];
+    for (long block = 0; block < p->blocks; block++)
+        for (long r = 0; r < rows; r++, to += stride * line) {
+            if (!is_used(c, 0, r)) continue;
+            if (top + r < 0 || top + r >= c->size[0]) {
+                memset(to, 0, stride * line * sizeof(float));
+                continue;
+            }
+            const float* from = x + (block * c->size[0] + top + r) * c->size[1] * step;
+            for (long phase = 0; phase < stride; phase++) {
+                if (stride > 1 && !is_used(c, 1, phase + stride * c->kernel[1] * c->dilation[1]))
+                    continue;
+                const long left = phase - c->pad[1]; /* column i is left + i * stride */
+                long first = left < 0 ? DIVIDE_UP(-left, stride) : 0;
+                long last = left < c->size[1] ? (c->size[1] - 1 - left) / stride + 1 : 0;
+                first = MIN(first, p->columns);
+                last = MAX(first, MIN(last, p->columns));
+                float* q = to + phase * line;
+                memset(q, 0, first * step * sizeof(float));
+                if (stride == 1)
+                    memcpy(q + first * step, from + (left + first) * step,
+                           (last - first) * step * sizeof(float));
+                else if (step == 1)
+                    for (long i = first; i < last; i++) q[i] = from[left + i * stride];
+                else
+                    for (long i = first; i < last; i++)
+                        memcpy(q + i * 16, from + (left + i * stride) * 16, 16 * sizeof(float));
+                memset(q + last * step, 0, (p->columns - last) * step * sizeof(float));
+            }
+        }
+}
+
+/* Floats between the images of a copied band of tiles. */
+static long copied_image(const plan_t* p, long down) {
+    return p->blocks * copied_rows(p, MIN(down * p->tile_rows, p->c->out[0])) * p->row /
+           p->c->stride[0];
+}
+
+static int run_part(const plan_t* p, const part_t* part, long down) {
+    const conv16_t* c = p->c;
+    const long pixels = (long)c->out[0] * c->out[1];
+    const long x_group = part->group * p->blocks, y_blocks = BLOCKS(c->out_channels);
+    const long x_image = p->step == 1 ? (long)c->channels * c->size[0] * c->size[1]
+                                      : 16 * BLOCKS(c->channels) * c->size[0] * c->size[1];
+    const long row_0 = first_row(p, part->down_0);
+    const long top = row_0 * c->stride[0] - c->pad[0];
+    const long y_channel = part->group * (c->out_channels / c->group);
+    const long padded = 16 * BLOCKS(c->out_channels / c->group);
+    const long taps = (long)c->kernel[0] * c->kernel[1];
+    float* copies = NULL;
+    reduction_t sum = p->sum;
+    long image_step = 0;
+    if (p->copied) {
+        const long rows = copied_rows(p, first_row(p, part->down_1) - row_0);
+        image_step = copied_image(p, down);
+        copies = kernels_scratch(1, (part->image_1 - part->image_0) * image_step * sizeof(float));
+        if (!copies) return -1;
+        for (long n = part->image_0; n < part->image_1; n++)
+            copy_rows(p, p->x + n * x_image + x_group * c->size[0] * c->size[1] * 16, top, rows,
+                      copies + (n - part->image_0) * image_step);
+        /* the taps were laid out for a full band; the last one may be lower */
+        const long shift = p->block - rows * (p->row / c->stride[0]);
+        if (shift) {
+            long* at = kernels_scratch(2, sum.taps * sizeof(long));
+            if (!at) return -1;
+            for (long i = 0; i < sum.taps; i++) at[i] = sum.at[i] - i / taps * shift;
+            sum.at = at;
+        }
+    }
+    for (long panel = part->panel_0; panel < part->panel_1; panel++) {
+        const long first = panel * PANEL, channel = y_channel + first;
+        const int vectors = (int)MIN(2, (padded - first) / LANES);
+        const float* w = p->packed + (part->group * padded + first) * p->depth * taps;
+        finish_t finish = p->finish;
+        finish.bias = p->bias + channel;
+        finish.keep = channel + PANEL > c->out_channels && c->out_channels % 16 ? p->keep + channel
+                                                                               : NULL;
+        for (long n = part->image_0; n < part->image_1; n++) {
+            const float* x = copies ? copies + (n - part->image_0) * image_step
+                                    : p->x + n * x_image +
+                                          (x_group * c->size[0] * c->size[1] * 16);
+            if (!copies) x += row_0 * p->row;
+            float* y = p->y + (n * y_blocks + channel / 16) * pixels * 16 + channel % 16;
+            for (long i = part->down_0; i < part->down_1; i++) {
+                if (p->flat) {
+                    const long from = i * pixels / p->tiles_down;
+                    const long to = (i + 1) * pixels / p->tiles_down;
+                    CAT(conv16_tile, ISA)(16, vectors, 1, (int)(to - from))(
+                        &sum, x + from * 16, 0, w, y + from * 16, &finish);
+                    continue;
+                }
+                const long oy = i * p->tile_rows, rows = MIN(p->tile_rows, c->out[0] - oy);
+                for (long j = 0; j < p->tiles_across; j++) {
+                    const long from = j * c->out[1] / p->tiles_across;
+                    const long to = (j + 1) * c->out[1] / p->tiles_across;
+                    CAT(conv16_tile, ISA)(p->step, vectors, (int)rows, (int)(to - from))(
+                        &sum, x + (oy - row_0) * p->row + from * p->step, p->row, w,
+                        y + (oy * c->out[1] + from) * 16, &finish);
+                }
+            }
+        }
+    }
+    return 0;
+}
+
+static int direct(const conv16_t* c, int step, const float* x, const float* packed,
+                  const epilogue16_t* e, float* y, int nth) {
+    const long pixels = (long)c->out[0] * c->out[1], out = c->out_channels / c->group;
+    const long kh = c->kernel[0], kw = c->kernel[1], taps = kh * kw;
+    plan_t p = {.c = c, .x = x, .packed = packed, .y = y, .step = step};
+    p.depth = c->channels / c->group;
+    p.blocks = DIVIDE_UP(p.depth, step);
+    p.panels = DIVIDE_UP(16 * BLOCKS(out), PANEL);
+    int inside = step == 16 && c->stride[1] == 1;
+    for (int i = 0; i < 2; i++)
+        inside &= !c->pad[i] && (c->out[i] - 1l) * c->stride[i] +
+                                        (c->kernel[i] - 1l) * c->dilation[i] < c->size[i];
+    p.flat = inside && taps == 1 && c->stride[0] == 1 && c->out[0] == c->size[0] &&
+             c->out[1] == c->size[1];
+    p.copied = !inside;
+    p.tile_rows = step == 16 && !p.flat && 2 * c->out[1] <= PIXELS && c->out[0] > 1 ? 2 : 1;
+    p.tiles_down = p.flat ? DIVIDE_UP(pixels, PIXELS) : DIVIDE_UP(c->out[0], p.tile_rows);
+    p.tiles_across = DIVIDE_UP(c->out[1], PIXELS);
+    p.columns = ((c->out[1] - 1l) * c->stride[1] + (kw - 1) * c->dilation[1]) / c->stride[1] + 1;
+
+    /* bands of tiles (or of images) and chunks of panels */
+    const long line = p.copied ? p.columns * c->stride[1] * step : (long)c->size[1] * 16;
+    const double image_bytes = 4. * p.blocks * c->size[0] * c->size[1] * step;
+    const double weight_bytes = 4. * out * p.depth * taps;
+    const double down_bytes =
+        4. * p.blocks * (p.flat ? PIXELS * 16 : p.tile_rows * c->stride[0] * line);
+    nth = threads_for((double)c->batch * pixels * c->out_channels * p.depth * taps, nth);
+    long down = MAX(1, MIN(p.tiles_down, (long)(BAND_BYTES / (down_bytes + 1))));
+    long images = 1;
+    if (down == p.tiles_down)
+        images = MAX(1, MIN(c->batch, (long)(BAND_BYTES / (image_bytes + 1))));
+    long chunks = 1;
+    const long wanted = nth == 1 ? 1 : 4l * nth;
+#define PARTS (c->group * DIVIDE_UP(c->batch, images) * DIVIDE_UP(p.tiles_down, down) * chunks)
+    for (int i = 0; i < 3 && PARTS < wanted; i++) {
+        const long more = DIVIDE_UP(wanted, PARTS);
+        if (i == 0 ? weight_bytes > image_bytes : i == 2) chunks = MIN(p.panels, chunks * more);
+        else if (images > 1) images = DIVIDE_UP(images, more);
+        else down = DIVIDE_UP(down, more);
+    }
+    const long per_chunk = DIVIDE_UP(p.panels, chunks), bands = DIVIDE_UP(p.tiles_down, down);
+    const long batches = DIVIDE_UP(c->batch, images);
+    chunks = DIVIDE_UP(p.panels, per_chunk);
+
+    if (p.copied) {
+        p.row = c->stride[0] * line;
+        p.block = copied_image(&p, down) / p.blocks;
+    } else {
+        p.row = c->stride[0] * line;
+        p.block = c->size[0] * line;
+    }
+    const long padded = 16 * BLOCKS(c->out_channels);
+    long* at = kernels_scratch(0, padded * 8 + p.blocks * taps * sizeof(long) + 64);
+    if (!at) return -1;
+    float* bias = (float*)at;
+    int32_t* keep = (int32_t*)(bias + padded);
+    at = (long*)(keep + padded);
+    for (long i = 0; i < padded; i++) {
+        bias[i] = e->bias && i < c->out_channels ? e->bias[i] : 0;
+        keep[i] = -(i < c->out_channels);
+    }
+    p.bias = bias;
+    p.keep = keep;
+    p.sum = (reduction_t){.taps = p.blocks * taps, .full = p.depth / 16 * taps,
+                          .tail = (int)(p.depth % 16), .at = at};
+    for (long block = 0; block < p.blocks; block++)
+        for (long r = 0; r < kh; r++)
+            for (long s = 0; s < kw; s++) {
+                const long column = s * c->dilation[1];
+                *at++ = block * p.block + r * c->dilation[0] * line +
+                        (p.copied ? column % c->stride[1] * p.columns + column / c->stride[1]
+                                  : column) * step;
+            }
+    p.finish = (finish_t){.residual = e->residual ? e->residual - y : 0,
+                          .has_residual = e->residual != NULL,
+                          .row = c->out[1] * 16l,
+                          .vector = LANES == 16 ? pixels * 16 : LANES,
+                          .low = e->low, .high = e->high};
+    int failed = 0;
+#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(dynamic, 1) reduction(| : failed)
+    for (long i = 0; i < c->group * batches * bands * chunks; i++) {
+        const long chunk = i % chunks, band = i / chunks % bands;
+        const long batch = i / chunks / bands % batches;
+        const part_t part = {
+            .group = i / chunks / bands / batches,
+            .image_0 = batch * images, .image_1 = MIN((batch + 1) * images, c->batch),
+            .down_0 = band * down, .down_1 = MIN((band + 1) * down, p.tiles_down),
+            .panel_0 = chunk * per_chunk, .panel_1 = MIN((chunk + 1) * per_chunk, p.panels),
+        };
+        failed |= run_part(&p, &part, down) != 0;
+    }
+    return failed ? -1 : 0;
+}
+
+int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
+    (void)winograd;
+    if (nchw) return c->group == 1 ? CONV16_FIRST : CONV16_NONE;
+    if (c->group > 1 && c->group == c->channels && c->group == c->out_channels)
+        return CONV16_DEPTHWISE;
+    if (c->group > 1 && (c->channels / c->group % 16 || c->out_channels / c->group % 16))
+        return CONV16_NONE;
+    return CONV16_DIRECT;
+}
+
+int CAT(conv16, ISA)(const conv16_t* c, int way, const float* x, const float* packed,
+                     const epilogue16_t* e, float* y, int nth) {
+    if (c->batch <= 0 || c->out_channels <= 0 || c->out[0] <= 0 || c->out[1] <= 0) return 0;
+    switch (way) {
+        case CONV16_DIRECT: return direct(c, 16, x, packed, e, y, nth);
+        case CONV16_FIRST: return direct(c, 1, x, packed, e, y, nth);
+        case CONV16_DEPTHWISE: CAT(depthwise16, ISA)(c, x, packed, e, y, nth); return 0;
+        default: return -1;
+    }
+}

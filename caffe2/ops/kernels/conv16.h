@@ -1,0 +1,76 @@
+/* What the sources of blocked convolution share. */
+#ifndef CAFFE2_CONV16_H
+#define CAFFE2_CONV16_H
+#include "kernels.h"
+#include "simd.h"
+
+#define LANES F32_LANES
+#define PANEL (2 * LANES) /* output channels that a tile computes at once */
+#define UNROLL _Pragma("GCC unroll 32")
+#define BLOCKS(channels) (((channels) + 15l) / 16)
+#define DIVIDE_UP(a, b) (((a) + (b) - 1) / (b))
+#define THREAD_WORK 150000.0 /* multiplications that pay for one more thread */
+#define BAND_BYTES (512l << 10) /* of the input: what stays in the second-level cache */
+
+/* At most this many pixels are computed at once, times one or two vectors of output channels. */
+#if VECTOR_BYTES == 64
+#define PIXELS 14
+#else
+#define PIXELS 6
+#endif
+
+/* What the sums of a tile run over: places in the input, `depth` channels at each. */
+typedef struct {
+    long taps, full; /* the first `full` have depth 16, the others `tail`; of NCHW it is 1 */
+    int tail;
+    const long* at;
+} reduction_t;
+
+/* Where the sums of a panel go. */
+typedef struct {
+    const float* bias;   /* of the panel */
+    const int32_t* keep; /* lanes of the panel that are channels; NULL: all */
+    long residual;       /* from y; has_residual tells if there is one */
+    int has_residual, plain; /* plain: only store */
+    long row, vector; /* floats between tile rows, between vectors */
+    float low, high;
+} finish_t;
+
+typedef void (*tile_t)(const reduction_t* r, const float* x, long x_row, const float* w, float* y,
+                       const finish_t* f);
+
+/* The tile of rows x columns pixels, `vectors` (1 or 2) of output channels; step is 16 for blocked
+ * input, 1 for NCHW (rows = 1). */
+tile_t CAT(conv16_tile, ISA)(int step, int vectors, int rows, int columns);
+
+int CAT(winograd_pack, ISA)(const conv16_t* c, int tile, const float* w, float* packed, int nth);
+int CAT(winograd, ISA)(const conv16_t* c, int tile, const float* x, const float* packed,
+                       const epilogue16_t* e, float* y, int nth);
+void CAT(depthwise16, ISA)(const conv16_t* c, const float* x, const float* packed,
+                           const epilogue16_t* e, float* y, int nth);
+
+static inline int threads_for(double work, int nth) {
+    return (int)MAX(1, MIN(nth, work / THREAD_WORK));
+}
+
+INLINE f32 clip(f32 x, float low, float high) {
+    const f32 lo = (f32){0} + low, hi = (f32){0} + high;
+#if VECTOR_BYTES == 64
+    return (f32)_mm512_min_ps((__m512)hi, _mm512_max_ps((__m512)lo, (__m512)x));
+#elif VECTOR_BYTES == 32
+    return (f32)_mm256_min_ps((__m256)hi, _mm256_max_ps((__m256)lo, (__m256)x));
+#else
+    const i32 below = lo > x;
+    x = (f32)((below & (i32)lo) | (~below & (i32)x));
+    const i32 above = hi < x;
+    return (f32)((above & (i32)hi) | (~above & (i32)x));
+#endif
+}
+
+/* Image rows first..last of the taps are inside for an output at `at`: at + tap * dilation. */
+INLINE void taps_inside(long at, int kernel, int dilation, int size, int* first, int* last) {
+    *first = at < 0 ? (int)MIN(kernel, (-at + dilation - 1) / dilation) : 0;
+    *last = at < size ? (int)MIN(kernel, (size - 1 - at) / dilation + 1) : 0;
+    *last = MAX(*first, *last);
+}
+#endif

@@ -1,0 +1,157 @@
+/* Windows over blocked images, each channel by itself: depthwise convolution and pooling. */
+#include <float.h>
+#include <stddef.h>
+
+#include "conv16.h"
+
+#define BAND 8 /* rows of the output that a thread does at once */
+#define WIDE (VECTOR_BYTES == 64 ? 8 : 4) /* pixels computed at once where nothing is clipped */
+
+enum { FILTER, MAXIMUM, MEAN };
+
+typedef struct {
+    const conv16_t* c;
+    const float *w, *bias; /* of the lanes at hand */
+    ptrdiff_t residual;    /* from y */
+    int has_residual, whole; /* whole: the mean counts the border */
+    float low, high;
+    i32 keep;
+} window_t;
+
+/* The results of `pixels` windows side by side, from the taps in rows r0..r1 and columns s0..s1. */
+INLINE void windows(const int kind, const int pixels, const int stride, const window_t* g, int r0,
+                    int r1, int s0, int s1, const float* x, float* y) {
+    const conv16_t* c = g->c;
+    const long line = 16l * c->dilation[0] * c->size[1], next = 16l * c->dilation[1];
+    f32 sum[8];
+UNROLL
+    for (int p = 0; p < pixels; p++) sum[p] = (f32){0} + (kind == MAXIMUM ? -FLT_MAX : 0);
+    for (int r = r0; r < r1; r++) {
+        const float* q = x + r * line + s0 * next;
+        const float* w = g->w + 16l * (r * c->kernel[1] + s0);
+#pragma GCC unroll 3
+        for (int s = s0; s < s1; s++, q += next, w += 16) {
+UNROLL
+            for (int p = 0; p < pixels; p++) {
+                const f32 a = *(const f32*)(q + 16 * p * stride);
+                if (kind == FILTER) sum[p] += a * *(const f32*)w;
+                else if (kind == MAXIMUM) sum[p] = f32_max(a, sum[p]);
+                else sum[p] += a;
+            }
+        }
+    }
+    const int count = g->whole ? c->kernel[0] * c->kernel[1] : MAX(1, (r1 - r0) * (s1 - s0));
+    const f32 bias = kind == FILTER ? *(const f32*)g->bias : (f32){0};
+UNROLL
+    for (int p = 0; p < pixels; p++, y += 16) {
+        f32 a = sum[p];
+        if (kind == FILTER) {
+            a += bias;
+            if (g->has_residual) a += *(const f32*)(y + g->residual);
+            a = clip(a, g->low, g->high);
+        } else if (kind == MEAN) a /= (float)count;
+        *(f32*)y = (f32)((i32)a & g->keep);
+    }
+}
+
+/* One row of windows: what is clipped, one by one, around what is not. kw and dw are constants
+ * for the common sizes, so that pixels under several windows are loaded once. */
+INLINE void row(const int kind, const int stride, const int kw, const int dw, const window_t* g,
+                const float* x, int oy, float* y) {
+    const conv16_t* c = g->c;
+    int r0, r1, s0, s1;
+    const long top = (long)oy * c->stride[0] - c->pad[0];
+    taps_inside(top, c->kernel[0], c->dilation[0], c->size[0], &r0, &r1);
+    const long span = (kw - 1l) * dw, end = c->size[1] - 1 - span + c->pad[1];
+    const long first = MIN(c->out[1], DIVIDE_UP((long)c->pad[1], stride));
+    const long last = MAX(first, MIN(c->out[1], end < 0 ? 0 : end / stride + 1));
+    x += (top * c->size[1] - c->pad[1]) * 16;
+    for (long o = 0; o < c->out[1];) {
+        const float* at = x + o * stride * 16;
+        float* to = y + o * 16;
+        if (o >= first && o + WIDE <= last) {
+            windows(kind, WIDE, stride, g, r0, r1, 0, kw, at, to);
+            o += WIDE;
+        } else if (o >= first && o + 2 <= last) {
+            windows(kind, 2, stride, g, r0, r1, 0, kw, at, to);
+            o += 2;
+        } else {
+            taps_inside(o * stride - c->pad[1], kw, dw, c->size[1], &s0, &s1);
+            windows(kind, 1, stride, g, r0, r1, s0, s1, at, to);
+            o++;
+        }
+    }
+}
+
+INLINE void rows(const int kind, const int stride, const int kw, const int dw, const window_t* g,
+                 const float* x, int from, int to, float* y) {
+    for (int oy = from; oy < to; oy++)
+        row(kind, stride, kw, dw, g, x, oy, y + 16l * g->c->out[1] * oy);
+}
+
+INLINE void each(const int kind, const conv16_t* c, const float* x, const float* w,
+                 const epilogue16_t* e, int whole, float* y, int nth) {
+    const long blocks = BLOCKS(c->channels), bands = DIVIDE_UP(c->out[0], BAND);
+    const long taps = (long)c->kernel[0] * c->kernel[1], out = (long)c->out[0] * c->out[1];
+    const long size = (long)c->size[0] * c->size[1];
+    nth = threads_for((double)c->batch * c->channels * out * taps, nth);
+#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
+    for (long i = 0; i < c->batch * blocks * bands; i++) {
+        const long band = i % bands, block = i / bands % blocks;
+        const int from = (int)(band * BAND), to = (int)MIN(from + BAND, c->out[0]);
+        for (int lane = 0; lane < 16; lane += LANES) {
+            const long channel = 16 * block + lane;
+            const float* px = x + i / bands * size * 16 + lane;
+            float* py = y + i / bands * out * 16 + lane;
+            float bias[LANES] __attribute__((aligned(64)));
+            window_t g = {.c = c, .whole = whole};
+            for (int l = 0; l < LANES; l++) {
+                const int exists = channel + l < c->channels;
+                g.keep[l] = -exists;
+                bias[l] = kind == FILTER && e->bias && exists ? e->bias[channel + l] : 0;
+            }
+            if (kind == FILTER) {
+                g.w = w + block * taps * 16 + lane;
+                g.bias = bias;
+                g.has_residual = e->residual != 0;
+                g.residual = e->residual ? e->residual - y : 0;
+                g.low = e->low;
+                g.high = e->high;
+            }
+            if (c->kernel[1] == 3 && c->dilation[1] == 1 && c->stride[1] == 1)
+                rows(kind, 1, 3, 1, &g, px, from, to, py);
+            else if (c->kernel[1] == 3 && c->dilation[1] == 1 && c->stride[1] == 2)
+                rows(kind, 2, 3, 1, &g, px, from, to, py);
+            else rows(kind, c->stride[1], c->kernel[1], c->dilation[1], &g, px, from, to, py);
+        }
+    }
+}
+
+void CAT(depthwise16, ISA)(const conv16_t* c, const float* x, const float* packed,
+                           const epilogue16_t* e, float* y, int nth) {
+    each(FILTER, c, x, packed, e, 0, y, nth);
+}
+
+void CAT(pool16, ISA)(const conv16_t* c, int mode, const float* x, float* y, int nth) {
+    if (mode == POOL16_MAX) each(MAXIMUM, c, x, 0, 0, 0, y, nth);
+    else each(MEAN, c, x, 0, 0, mode == POOL16_AVERAGE_PAD, y, nth);
+}
+
+void CAT(mean16, ISA)(long batch, int channels, long pixels, const float* x, float* y, int nth) {
+    const long blocks = BLOCKS(channels);
+    nth = threads_for((double)batch * channels * pixels, nth);
+#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
+    for (long i = 0; i < batch * blocks; i++)
+        for (int lane = 0; lane < 16; lane += LANES) {
+            const float* from = x + i * pixels * 16 + lane;
+            f32 sum[4] = {{0}};
+            long p = 0;
+            for (; p + 4 <= pixels; p += 4)
+                for (int k = 0; k < 4; k++) sum[k] += *(const f32*)(from + (p + k) * 16);
+            for (; p < pixels; p++) sum[0] += *(const f32*)(from + p * 16);
+            const f32 mean = ((sum[0] + sum[1]) + (sum[2] + sum[3])) / (float)MAX(pixels, 1);
+            const long channel = i % blocks * 16 + lane;
+            for (int l = 0; l < MIN(LANES, channels - channel); l++)
+                y[i / blocks * channels + channel + l] = mean[l];
+        }
+}

@@ -1,0 +1,255 @@
+"""Convolution and pooling of blocked images at every instruction set, against numpy in float64."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from caffe2.ops.kernels import dispatch
+
+LEVELS = dispatch.available()
+MOST = np.finfo(np.float32).max
+ERROR = {"winograd_4": 3e-5, "winograd_2": 5e-6}  # of the largest result; the others: 1e-6, and more for long sums
+
+
+def each_level(test):
+    return pytest.mark.parametrize("name", LEVELS)(test)
+
+
+def random(rng, *shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def windows(x, kernel, stride, pad, dilation, out, border=0.0):
+    """Every window of NCHW images: [batch][channel][kh][kw][oh][ow]."""
+    reach = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
+    ends = [(p, max(0, r - p - n)) for p, r, n in zip(pad, reach, x.shape[2:], strict=True)]
+    x = np.pad(x.astype(float), [(0, 0), (0, 0), *ends], constant_values=border)
+    result = np.empty((*x.shape[:2], *kernel, *out))
+    for r in range(kernel[0]):
+        for s in range(kernel[1]):
+            top, left = r * dilation[0], s * dilation[1]
+            result[:, :, r, s] = x[:, :, top:top + (out[0] - 1) * stride[0] + 1:stride[0],
+                                   left:left + (out[1] - 1) * stride[1] + 1:stride[1]]
+    return result
+
+
+def convolve(x, w, group, *window):
+    n, channels = x.shape[:2]
+    a = windows(x, w.shape[2:], *window)
+    a = a.reshape(n, group, channels // group, *a.shape[2:])
+    return np.einsum("ngcrshw,gmcrs->ngmhw", a, w.reshape(group, -1, *w.shape[1:]).astype(float),
+                     optimize=True).reshape(n, w.shape[0], *a.shape[-2:])
+
+
+def blocked(x):
+    """NCHW to the blocked layout, by numpy, at a 64-byte boundary."""
+    n, channels, h, w = x.shape
+    y = np.zeros((n, -(-channels // 16) * 16, h, w), np.float32)
+    y[:, :channels] = x
+    z = dispatch.aligned((n, y.shape[1] // 16, h, w, 16))
+    z[...] = y.reshape(n, y.shape[1] // 16, 16, h, w).transpose(0, 1, 3, 4, 2)
+    return z
+
+
+def plain(y, channels):
+    """The blocked layout to NCHW; lanes beyond the last channel must be 0."""
+    n, blocks, h, w, _ = y.shape
+    y = y.transpose(0, 1, 4, 2, 3).reshape(n, blocks * 16, h, w)
+    assert (y[:, channels:] == 0).all()
+    return y[:, :channels]
+
+
+def check(level, way, n, channels, size, filters, kernel, stride, pad, tail, dilation, group=1, nth=1,
+          add="", seed=0):
+    out = [(i + p + t - (k - 1) * d - 1) // s + 1
+           for i, p, t, k, d, s in zip(size, pad, tail, kernel, dilation, stride, strict=True)]
+    if min(out) < 1:
+        return
+    rng = np.random.default_rng(seed)
+    x, w = random(rng, n, channels, *size), random(rng, filters, channels // group, *kernel)
+    expected = convolve(x, w, group, stride, pad, dilation, out)
+    arguments = {}
+    if "b" in add:
+        arguments["bias"] = random(rng, filters)
+        expected += arguments["bias"][:, None, None]
+    if "+" in add:
+        residual = random(rng, *expected.shape)
+        arguments["residual"] = blocked(residual)
+        expected += residual
+    if "y" in add:
+        arguments["y"] = arguments["residual"]
+    error = np.abs(expected).max(initial=0) + 1
+    if "0" in add:
+        arguments |= {"low": 0.0, "high": 6.0} if "6" in add else {"low": 0.0}
+        expected = expected.clip(0, arguments.get("high"))
+    f = dispatch.Conv16(level, w, out, group, stride, pad, dilation, way, way == "first", size=size)
+    y = plain(f(x if way == "first" else blocked(x), nth=nth, **arguments), filters)
+    assert y.shape == expected.shape
+    error *= ERROR.get(f.way, 1e-6 + 1e-7 * w[0].size**0.5)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=error)
+
+
+small = st.integers(1, 5)
+pairs = st.tuples(small, small)
+sides = st.tuples(st.integers(1, 18), st.integers(1, 30))
+added = st.sampled_from(["", "b", "+", "b+0", "b06", "+y0"])
+
+
+@each_level
+@given(n=st.integers(0, 3), channels=st.integers(1, 50), size=sides, filters=st.integers(1, 70), kernel=pairs,
+       stride=pairs, pad=pairs, tail=pairs, dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+       nth=st.integers(1, 3), add=added)
+def test_direct(name, **case):
+    check(dispatch.level(name), "direct", **case)
+
+
+# 1x1, also with more tiles than a band holds; 3x3; strides larger than kernels; one pixel; maps that take two rows at
+# once; bands of images; bands of rows; half a panel.
+@pytest.mark.parametrize("channels, size, filters, kernel, stride, pad, n", [
+    (64, (28, 28), 96, 1, 1, 0, 2), (16, (7, 7), 80, 1, 1, 0, 9), (40, (1, 1), 33, 1, 1, 0, 2),
+    (700, (30, 13), 48, 1, 1, 0, 1), (32, (14, 14), 64, 3, 1, 1, 2), (48, (7, 7), 48, 3, 1, 1, 5),
+    (1024, (7, 7), 32, 3, 1, 1, 3), (64, (60, 60), 32, 3, 1, 1, 1), (256, (28, 28), 16, 3, 2, 1, 1),
+    (64, (15, 15), 128, 1, 2, 0, 2), (20, (9, 9), 24, 2, 5, 0, 2), (3, (1, 1), 10, 3, 1, 1, 2),
+    (17, (33, 29), 65, 5, 1, 2, 1), (8, (3, 3), 8, 1, 4, 0, 1), (16, (4, 4), 16, 3, 1, 4, 1),
+])
+@pytest.mark.parametrize("nth", [1, 2])
+@each_level
+def test_direct_ways(name, channels, size, filters, kernel, stride, pad, n, nth):
+    check(dispatch.level(name), "direct", n, channels, size, filters, (kernel,) * 2, (stride,) * 2, (pad,) * 2,
+          (pad,) * 2, (1, 1), nth=nth, add="b+0", seed=channels)
+
+
+@each_level
+@given(n=st.integers(1, 2), group=st.integers(2, 4), depth=st.integers(1, 2), width=st.integers(1, 3), size=sides,
+       kernel=pairs, stride=pairs, pad=pairs, nth=st.integers(1, 2), add=added)
+def test_groups(name, group, depth, width, **case):
+    check(dispatch.level(name), "direct", channels=16 * group * depth, filters=16 * group * width, group=group,
+          tail=case["pad"], dilation=(1, 1), **case)
+
+
+@each_level
+@given(n=st.integers(0, 2), channels=st.integers(1, 6), size=st.tuples(st.integers(1, 40), st.integers(1, 60)),
+       filters=st.integers(1, 70), kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)), stride=pairs,
+       pad=pairs, tail=pairs, dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)), nth=st.integers(1, 3),
+       add=added)
+def test_first(name, **case):
+    check(dispatch.level(name), "first", **case)
+
+
+@each_level
+@given(n=st.integers(0, 2), channels=st.integers(1, 50), size=sides, kernel=pairs, stride=pairs, pad=pairs,
+       tail=pairs, dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)), nth=st.integers(1, 3), add=added)
+def test_depthwise(name, channels, **case):
+    check(dispatch.level(name), "depthwise", channels=channels, filters=channels, group=channels, **case)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (14, 14), (35, 35), (20, 57)])
+@each_level
+def test_depthwise_3x3(name, size, stride):
+    check(dispatch.level(name), "depthwise", 2, 40, size, 40, (3, 3), (stride,) * 2, (1, 1), (1, 1), (1, 1), 40, 2,
+          "b06")
+
+
+@each_level
+def test_ways(name):
+    level = dispatch.level(name)
+
+    def way(channels, filters, kernel, group=1, stride=1, **arguments):
+        w = np.zeros((filters, channels // group, kernel, kernel), np.float32)
+        return dispatch.Conv16(level, w, (20, 20), group, (stride,) * 2, (1, 1), size=(20, 20), **arguments).way
+
+    assert way(3, 64, 7, nchw=True) == "first"
+    assert way(32, 64, 1) == way(32, 64, 3, stride=2) == way(32, 64, 3, group=2) == "direct"
+    assert way(32, 64, 3, winograd=False) == "direct"
+    assert way(24, 24, 3, group=24) == "depthwise"
+    with pytest.raises(ValueError, match="not a convolution for blocked images"):
+        way(24, 24, 3, group=2)
+    with pytest.raises(ValueError, match="not a convolution for blocked images"):
+        way(24, 24, 3, group=24, nchw=True)
+
+
+@each_level
+def test_not_a_number(name):
+    """NaN and infinity go where their windows are, through bounds too, and nowhere else."""
+    w = np.ones((5, 20, 3, 3), np.float32)
+    x = np.ones((1, 20, 9, 9), np.float32)
+    x[0, 3, 4, 4] = np.nan
+    x[0, 3, 0, 0] = np.inf
+    f = dispatch.Conv16(dispatch.level(name), w, (9, 9), pad=(1, 1), size=(9, 9), winograd=False)
+    y = plain(f(blocked(x), low=0, high=6), 5)
+    expected = np.full((9, 9), 6.0)
+    expected[3:6, 3:6] = np.nan
+    np.testing.assert_array_equal(y, np.broadcast_to(expected, y.shape))
+
+
+@each_level
+def test_concurrent_callers(name):
+    """Threads share packed filters; results are the same bits."""
+    rng = np.random.default_rng(5)
+    f = dispatch.Conv16(dispatch.level(name), random(rng, 40, 24, 3, 3), (20, 20), pad=(1, 1), size=(20, 20),
+                        way="direct")
+    g = dispatch.Conv16(dispatch.level(name), random(rng, 64, 48, 1, 1), (20, 20), size=(20, 20))
+    images = [(blocked(random(rng, 2, 24, 20, 20)), blocked(random(rng, 1, 48, 20, 20))) for _ in range(8)]
+
+    def run(case):
+        return f(case[0], nth=2).tobytes(), g(case[1], nth=2).tobytes()
+
+    expected = [(f(x).tobytes(), g(y).tobytes()) for x, y in images]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            assert list(pool.map(run, images)) == expected
+
+
+# ---------------------------------------------------------------- layout, pooling
+
+
+@each_level
+@given(n=st.integers(0, 3), channels=st.integers(1, 50), size=st.tuples(st.integers(1, 40), st.integers(1, 30)),
+       nth=st.integers(1, 2))
+def test_layout(name, n, channels, size, nth):
+    level = dispatch.level(name)
+    x = random(np.random.default_rng(n), n, channels, *size)
+    y = level.to16(x, nth)
+    np.testing.assert_array_equal(y, blocked(x))
+    np.testing.assert_array_equal(level.from16(y, channels, nth), x)
+
+
+@each_level
+@given(n=st.integers(0, 2), channels=st.integers(1, 40), size=sides, kernel=pairs, stride=pairs, pad=pairs,
+       more=pairs, nth=st.integers(1, 2))
+def test_pool(name, n, channels, size, kernel, stride, pad, more, nth):
+    level = dispatch.level(name)
+    out = [(i + p) // s + m for i, p, s, m in zip(size, pad, stride, more, strict=True)]
+    x = random(np.random.default_rng(n), n, channels, *size)
+    window = (stride, pad, (1, 1), out)
+
+    def pool(mode):
+        return plain(level.pool16(blocked(x), channels, mode, kernel, stride, pad, out, nth), channels)
+
+    np.testing.assert_array_equal(pool("max"), windows(x, kernel, *window, -float(MOST)).max((2, 3)))
+    total = windows(x, kernel, *window).sum((2, 3))
+    count = windows(np.ones_like(x), kernel, *window).sum((2, 3))
+    np.testing.assert_allclose(pool("average"), total / np.maximum(count, 1), atol=1e-5)
+    np.testing.assert_allclose(pool("average_pad"), total / np.prod(kernel), atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel, stride, pad", [(3, 2, 1), (3, 1, 1), (2, 2, 0), (3, 2, 0)])
+@each_level
+def test_pool_common(name, kernel, stride, pad):
+    x = random(np.random.default_rng(0), 2, 20, 27, 35)
+    out = [(i + 2 * pad - kernel) // stride + 1 for i in (27, 35)]
+    y = dispatch.level(name).pool16(blocked(x), 20, "max", (kernel,) * 2, (stride,) * 2, (pad,) * 2, out, 2)
+    expected = windows(x, (kernel,) * 2, (stride,) * 2, (pad,) * 2, (1, 1), out, -float(MOST)).max((2, 3))
+    np.testing.assert_array_equal(plain(y, 20), expected)
+
+
+@each_level
+@given(n=st.integers(0, 3), channels=st.integers(1, 40), size=sides, nth=st.integers(1, 2))
+def test_mean(name, n, channels, size, nth):
+    x = random(np.random.default_rng(n), n, channels, *size)
+    y = dispatch.level(name).mean16(blocked(x), channels, nth)
+    np.testing.assert_allclose(y, x.mean((2, 3), dtype=float), atol=1e-6)
