@@ -2,6 +2,7 @@
 from caffe2._core.args import Args
 
 INF = 2**31 - 1
+_DATA_TYPES = {*range(11), *range(12, 16)}      # of TensorProto
 
 
 class Arg:
@@ -31,6 +32,8 @@ class TensorInfo:
 
     def __init__(self, shape=None, dtype=1):
         self.shape = None if shape is None else tuple(int(d) for d in shape)
+        if dtype not in _DATA_TYPES:
+            raise ValueError(f"there is no data type {dtype}")
         self.dtype = dtype
 
     @property

@@ -684,12 +684,19 @@ def _axes(args, ndim):
     return {a % ndim for a in axes} if axes else set(range(ndim))
 
 
+def _reduced(args, ndim):
+    n = args.int("num_reduce_dim", 1)
+    if not 0 <= n <= ndim:
+        raise ValueError(f"num_reduce_dim is {n}, but there are {ndim} dimensions")
+    return n
+
+
 def _front(args, ndim):
-    return set(range(args.int("num_reduce_dim", 1)))
+    return set(range(_reduced(args, ndim)))
 
 
 def _back(args, ndim):
-    return set(range(ndim - args.int("num_reduce_dim", 1), ndim))
+    return set(range(ndim - _reduced(args, ndim), ndim))
 
 
 def _infer_gradient(args, inputs):

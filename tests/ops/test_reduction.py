@@ -354,3 +354,12 @@ def test_moments_refuse():
         run("MomentsGradient", x[0], x, x, x[0], axes=[0])
     with pytest.raises(RuntimeError, match="x3.*float"):
         run("MomentsGradient", x[0], x[0], x, x[0].astype(float), axes=[0])
+
+
+@pytest.mark.parametrize("type_", ["ReduceFrontSum", "ReduceBackMax"])
+@pytest.mark.parametrize("n", [-1, 3, 2**40])
+def test_inference_refuses_to_reduce_more_dimensions_than_there_are(type_, n):
+    net = core.Net("n")
+    net.Proto().op.append(core.CreateOperator(type_, "x", "y", num_reduce_dim=n))
+    with pytest.raises(RuntimeError, match="num_reduce_dim"):
+        workspace.InferShapesAndTypes([net], {"x": [2, 3]})
