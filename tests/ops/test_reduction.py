@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from caffe2.python import core, workspace
 from numeric import check
 from opcheck import gradients, run
 
