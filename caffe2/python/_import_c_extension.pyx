@@ -438,13 +438,19 @@ class Predictor:
     Parameters
     ----------
     init_net, predict_net : NetDef or bytes
+    optimize : bool
+        Whether the predict net is rewritten for inference when it first runs. Its outputs then differ by rounding, and
+        parameters that went into others can no longer be given to `run`.
     """
 
-    def __init__(self, init_net, predict_net):
+    def __init__(self, init_net, predict_net, optimize=True):
         init_net, self._net_def = (_parse(caffe2_pb2.NetDef, n) for n in (init_net, predict_net))
         self._workspace = Workspace(".", _current())
         bind_net(init_net, self._workspace).run()
         self._inputs = list(self._net_def.external_input)
+        self._outputs = list(self._net_def.external_output)
+        self._optimize = bool(optimize)
+        self._folded = set()
         self._net = None
 
     def run(self, inputs):
@@ -471,10 +477,29 @@ class Predictor:
                 raise RuntimeError(f"net {self._net_def.name!r} takes {len(self._inputs)} inputs, not {len(inputs)}")
             inputs = dict(zip(self._inputs, inputs, strict=False))
         for name, value in inputs.items():
-            if name not in self._net_def.external_input:
+            if name not in self._inputs:
                 raise RuntimeError(f"{name!r} is not an input of net {self._net_def.name!r}")
+            if name in self._folded:
+                raise RuntimeError(f"{name!r} went into other parameters of net {self._net_def.name!r} when it first "
+                                   "ran; make the Predictor with optimize=False, or give it from the first run on")
             self._workspace.create_local(name).feed(np.asarray(value))
         if self._net is None:
+            if self._optimize:
+                self._rewrite(inputs)
             self._net = bind_net(self._net_def, self._workspace)
         self._net.run()
-        return [self._workspace[name].fetch() for name in self._net_def.external_output]
+        return [self._workspace[name].fetch() for name in self._outputs]
+
+    def _rewrite(self, inputs):
+        """Optimize the net for inputs of these shapes; what is given now is not taken for constant."""
+        from caffe2.python.inference_optimizer import optimize
+
+        self._optimize = False
+        workspace = self._workspace
+        constants = {n for n in workspace.local_names() if workspace[n].is_tensor}.difference(inputs)
+        self._net_def, parameters, self._folded = optimize(
+            self._net_def, constants, lambda n: workspace[n].view(), {n: np.shape(v) for n, v in inputs.items()})
+        for name, value, freed in parameters:
+            workspace.create_local(name).feed(value)
+            for old in freed:
+                workspace.remove(old)

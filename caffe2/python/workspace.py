@@ -156,9 +156,17 @@ def CreateNet(net: Any, overwrite: bool = False, input_blobs: Iterable | None = 
         C.create_net, _failed_op, GetNetName(net), StringifyProto(net), overwrite)
 
 
-def Predictor(init_net: Any, predict_net: Any):
-    """Return an object whose ``run`` maps a list or dict of arrays to the list of outputs."""
-    return C.Predictor(StringifyProto(init_net), StringifyProto(predict_net))
+def Predictor(init_net: Any, predict_net: Any, optimize: bool = True):
+    """Return an object whose ``run`` maps a list or dict of arrays to the list of outputs.
+
+    Parameters
+    ----------
+    init_net, predict_net : Net, NetDef or bytes
+    optimize : bool
+        Whether the predict net is rewritten for inference when it first runs, see
+        `caffe2.python.transformations.optimizeForInference`. Its outputs then differ by rounding.
+    """
+    return C.Predictor(StringifyProto(init_net), StringifyProto(predict_net), optimize)
 
 
 def GetOperatorCost(operator: Any, blobs: Sequence[str]) -> tuple:
