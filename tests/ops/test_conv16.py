@@ -11,7 +11,7 @@ from caffe2.ops.kernels import dispatch
 
 LEVELS = dispatch.available()
 MOST = np.finfo(np.float32).max
-ERROR = {"winograd_4": 3e-5, "winograd_2": 5e-6}  # of the largest result; the others: 1e-6, and more for long sums
+ERROR = {"winograd_4": 5e-6, "winograd_2": 2e-6}  # of the largest result; the others: 1e-6, and more for long sums
 
 
 def each_level(test):
@@ -154,17 +154,40 @@ def test_depthwise_3x3(name, size, stride):
           "b06")
 
 
+@pytest.mark.parametrize("way", ["winograd_4", "winograd_2"])
+@each_level
+@given(n=st.integers(0, 3), channels=st.integers(1, 50), size=sides, filters=st.integers(1, 70),
+       pad=st.tuples(st.integers(0, 3), st.integers(0, 3)), tail=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+       nth=st.integers(1, 3), add=added)
+def test_winograd(name, way, **case):
+    check(dispatch.level(name), way, kernel=(3, 3), stride=(1, 1), dilation=(1, 1), **case)
+
+
+# One block of tiles shared by threads, several blocks each on its own, blocks across images.
+@pytest.mark.parametrize("n, channels, size, filters", [
+    (1, 128, (14, 14), 64), (5, 64, (7, 9), 80), (1, 32, (60, 62), 48), (3, 48, (33, 18), 32),
+])
+@pytest.mark.parametrize("way", ["winograd_4", "winograd_2"])
+@pytest.mark.parametrize("nth", [1, 2])
+@each_level
+def test_winograd_ways(name, way, n, channels, size, filters, nth):
+    check(dispatch.level(name), way, n, channels, size, filters, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1), nth=nth,
+          add="b+0", seed=channels)
+
+
 @each_level
 def test_ways(name):
     level = dispatch.level(name)
 
-    def way(channels, filters, kernel, group=1, stride=1, **arguments):
+    def way(channels, filters, kernel, group=1, stride=1, side=20, **arguments):
         w = np.zeros((filters, channels // group, kernel, kernel), np.float32)
-        return dispatch.Conv16(level, w, (20, 20), group, (stride,) * 2, (1, 1), size=(20, 20), **arguments).way
+        return dispatch.Conv16(level, w, (side,) * 2, group, (stride,) * 2, (1, 1), size=(side,) * 2, **arguments).way
 
     assert way(3, 64, 7, nchw=True) == "first"
     assert way(32, 64, 1) == way(32, 64, 3, stride=2) == way(32, 64, 3, group=2) == "direct"
-    assert way(32, 64, 3, winograd=False) == "direct"
+    assert way(32, 64, 3) == "winograd_4"
+    assert way(32, 64, 3, side=7) == "winograd_2"
+    assert way(32, 64, 3, side=3) == way(8, 64, 3) == way(32, 64, 3, winograd=False) == "direct"
     assert way(24, 24, 3, group=24) == "depthwise"
     with pytest.raises(ValueError, match="not a convolution for blocked images"):
         way(24, 24, 3, group=2)

@@ -12,17 +12,18 @@
 
 /* ---- tiles ---- */
 
-INLINE void tile(const int step, const int vectors, const int rows, const int columns,
+INLINE void tile(const int kind, const int vectors, const int rows, const int columns,
                  const reduction_t* r, const float* x, long x_row, const float* w, float* y,
                  const finish_t* f) {
     f32 sum[PIXELS][2];
-    const int pixels = rows * columns;
+    const int pixels = rows * columns, step = kind == TILE_NCHW ? 1 : 16;
 UNROLL
     for (int p = 0; p < pixels; p++) sum[p][0] = sum[p][1] = (f32){0};
     for (long t = 0; t < r->taps; t++) {
         const float* q = x + r->at[t];
-        const int depth = step == 1 ? 1 : t < r->full ? 16 : r->tail;
+        const int depth = kind == TILE_NCHW ? 1 : t < r->full ? 16 : r->tail;
         for (int k = 0; k < depth; k++, q++, w += vectors * LANES) {
+            if (kind == TILE_PLAIN) __builtin_prefetch(w + r->ahead, 0, 2);
             const f32 w0 = *(const f32*)w, w1 = vectors > 1 ? *(const f32*)(w + LANES) : w0;
 UNROLL
             for (int p = 0; p < pixels; p++) {
@@ -34,73 +35,61 @@ UNROLL
     }
 UNROLL
     for (int v = 0; v < vectors; v++) {
-        float* to = y + v * f->vector;
-        if (f->plain) {
-UNROLL
-            for (int p = 0; p < pixels; p++)
-                *(f32*)(to + (p < columns ? p * 16 : f->row + (p - columns) * 16)) = sum[p][v];
-            continue;
-        }
-        const f32 bias = *(const f32*)(f->bias + v * LANES);
+        const f32 bias = kind == TILE_PLAIN ? (f32){0} : *(const f32*)(f->bias + v * LANES);
 UNROLL
         for (int p = 0; p < pixels; p++) {
-            float* q = to + (p < columns ? p * 16 : f->row + (p - columns) * 16);
-            f32 s = sum[p][v] + bias;
-            if (f->has_residual) s += *(const f32*)(q + f->residual);
-            s = clip(s, f->low, f->high);
-            if (f->keep) s = (f32)((i32)s & *(const i32*)(f->keep + v * LANES));
+            float* q = y + v * f->vector + (p < columns ? p * 16 : f->row + (p - columns) * 16);
+            f32 s = sum[p][v];
+            if (kind != TILE_PLAIN) {
+                s += bias;
+                if (f->has_residual) s += *(const f32*)(q + f->residual);
+                s = clip(s, f->low, f->high);
+                if (f->keep) s = (f32)((i32)s & *(const i32*)(f->keep + v * LANES));
+            }
             *(f32*)q = s;
         }
     }
 }
 
-#define TILE(step, vectors, rows, columns)                                                       \
-    static void tile_##step##_##vectors##_##rows##_##columns(                                    \
+#define TILE(kind, vectors, rows, columns)                                                       \
+    static void kind##_##vectors##_##rows##_##columns(                                           \
         const reduction_t* r, const float* x, long x_row, const float* w, float* y,              \
         const finish_t* f) {                                                                     \
-        tile(step, vectors, rows, columns, r, x, x_row, w, y, f);                                \
+        tile(kind, vectors, rows, columns, r, x, x_row, w, y, f);                                \
     }
-#define NAME(step, vectors, rows, columns) tile_##step##_##vectors##_##rows##_##columns,
+#define NAME(kind, vectors, rows, columns) kind##_##vectors##_##rows##_##columns,
 #if VECTOR_BYTES == 64
-#define UP_TO_HALF(F, s, v, r)                                                                   \
-    F(s, v, r, 1) F(s, v, r, 2) F(s, v, r, 3) F(s, v, r, 4) F(s, v, r, 5) F(s, v, r, 6)          \
-    F(s, v, r, 7)
-#define UP_TO_ALL(F, s, v)                                                                       \
-    UP_TO_HALF(F, s, v, 1)                                                                       \
-    F(s, v, 1, 8) F(s, v, 1, 9) F(s, v, 1, 10) F(s, v, 1, 11) F(s, v, 1, 12) F(s, v, 1, 13)      \
-    F(s, v, 1, 14)
+#define UP_TO_HALF(F, k, v, r)                                                                   \
+    F(k, v, r, 1) F(k, v, r, 2) F(k, v, r, 3) F(k, v, r, 4) F(k, v, r, 5) F(k, v, r, 6)          \
+    F(k, v, r, 7)
+#define UP_TO_ALL(F, k, v)                                                                       \
+    UP_TO_HALF(F, k, v, 1)                                                                       \
+    F(k, v, 1, 8) F(k, v, 1, 9) F(k, v, 1, 10) F(k, v, 1, 11) F(k, v, 1, 12) F(k, v, 1, 13)      \
+    F(k, v, 1, 14)
+#define ONE_OR_TWO(F, k) F(k, 1) F(k, 2)
 #define MIN_VECTORS 1
 #else
-#define UP_TO_HALF(F, s, v, r) F(s, v, r, 1) F(s, v, r, 2) F(s, v, r, 3)
-#define UP_TO_ALL(F, s, v) UP_TO_HALF(F, s, v, 1) F(s, v, 1, 4) F(s, v, 1, 5) F(s, v, 1, 6)
+#define UP_TO_HALF(F, k, v, r) F(k, v, r, 1) F(k, v, r, 2) F(k, v, r, 3)
+#define UP_TO_ALL(F, k, v) UP_TO_HALF(F, k, v, 1) F(k, v, 1, 4) F(k, v, 1, 5) F(k, v, 1, 6)
+#define ONE_OR_TWO(F, k) F(k, 2)
 #define MIN_VECTORS 2 /* a panel divides 16 */
 #endif
-UP_TO_ALL(TILE, 1, 2) UP_TO_ALL(TILE, 16, 2) UP_TO_HALF(TILE, 16, 2, 2)
-#if MIN_VECTORS == 1
-UP_TO_ALL(TILE, 1, 1) UP_TO_ALL(TILE, 16, 1) UP_TO_HALF(TILE, 16, 1, 2)
-#endif
+#define TILES(k, v) UP_TO_ALL(TILE, k, v)
+#define TILES_2(k, v) UP_TO_HALF(TILE, k, v, 2)
+ONE_OR_TWO(TILES, TILE_NCHW) ONE_OR_TWO(TILES, TILE_BLOCKED) ONE_OR_TWO(TILES, TILE_PLAIN)
+ONE_OR_TWO(TILES_2, TILE_BLOCKED)
 
-/* By vectors, then by columns - 1. */
-static const tile_t nchw_row[][PIXELS] = {
-#if MIN_VECTORS == 1
-    {UP_TO_ALL(NAME, 1, 1)},
-#endif
-    {UP_TO_ALL(NAME, 1, 2)}};
-static const tile_t one_row[][PIXELS] = {
-#if MIN_VECTORS == 1
-    {UP_TO_ALL(NAME, 16, 1)},
-#endif
-    {UP_TO_ALL(NAME, 16, 2)}};
-static const tile_t two_rows[][PIXELS / 2] = {
-#if MIN_VECTORS == 1
-    {UP_TO_HALF(NAME, 16, 1, 2)},
-#endif
-    {UP_TO_HALF(NAME, 16, 2, 2)}};
+/* By kind, vectors, columns - 1. */
+#define NAMES(k, v) {UP_TO_ALL(NAME, k, v)},
+#define NAMES_2(k, v) {UP_TO_HALF(NAME, k, v, 2)},
+static const tile_t one_row[][3 - MIN_VECTORS][PIXELS] = {
+    {ONE_OR_TWO(NAMES, TILE_NCHW)}, {ONE_OR_TWO(NAMES, TILE_BLOCKED)},
+    {ONE_OR_TWO(NAMES, TILE_PLAIN)}};
+static const tile_t two_rows[][PIXELS / 2] = {ONE_OR_TWO(NAMES_2, TILE_BLOCKED)};
 
-tile_t CAT(conv16_tile, ISA)(int step, int vectors, int rows, int columns) {
+tile_t CAT(conv16_tile, ISA)(int kind, int vectors, int rows, int columns) {
     const int v = vectors - MIN_VECTORS;
-    return step == 1 ? nchw_row[v][columns - 1]
-                     : rows == 2 ? two_rows[v][columns - 1] : one_row[v][columns - 1];
+    return rows == 2 ? two_rows[v][columns - 1] : one_row[kind][v][columns - 1];
 }
 
 /* ---- filters ---- */
@@ -137,6 +126,8 @@ static void depthwise_pack(const conv16_t* c, const float* w, float* packed) {
                 *packed++ = k < c->channels ? w[k * taps + tap] : 0;
 }
 
+static int winograd_tile(int way) { return way == CONV16_WINOGRAD_4 ? 4 : 2; }
+
 size_t CAT(conv16_pack_bytes, ISA)(const conv16_t* c, int way) {
     const size_t pairs = 16 * (size_t)BLOCKS(c->out_channels) * c->channels * sizeof(float);
     switch (way) {
@@ -153,7 +144,7 @@ int CAT(conv16_pack, ISA)(const conv16_t* c, int way, const float* w, float* pac
         case CONV16_DIRECT: direct_pack(c, 16, w, packed, nth); return 0;
         case CONV16_FIRST: direct_pack(c, 1, w, packed, nth); return 0;
         case CONV16_DEPTHWISE: depthwise_pack(c, w, packed); return 0;
-        default: return -1;
+        default: return CAT(winograd_pack, ISA)(c, winograd_tile(way), w, packed, nth);
     }
 }
 
@@ -252,6 +243,7 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
     const long y_channel = part->group * (c->out_channels / c->group);
     const long padded = 16 * BLOCKS(c->out_channels / c->group);
     const long taps = (long)c->kernel[0] * c->kernel[1];
+    const int kind = p->step == 1 ? TILE_NCHW : TILE_BLOCKED;
     float* copies = NULL;
     reduction_t sum = p->sum;
     long image_step = 0;
@@ -290,7 +282,7 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
                 if (p->flat) {
                     const long from = i * pixels / p->tiles_down;
                     const long to = (i + 1) * pixels / p->tiles_down;
-                    CAT(conv16_tile, ISA)(16, vectors, 1, (int)(to - from))(
+                    CAT(conv16_tile, ISA)(TILE_BLOCKED, vectors, 1, (int)(to - from))(
                         &sum, x + from * 16, 0, w, y + from * 16, &finish);
                     continue;
                 }
@@ -298,7 +290,7 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
                 for (long j = 0; j < p->tiles_across; j++) {
                     const long from = j * c->out[1] / p->tiles_across;
                     const long to = (j + 1) * c->out[1] / p->tiles_across;
-                    CAT(conv16_tile, ISA)(p->step, vectors, (int)rows, (int)(to - from))(
+                    CAT(conv16_tile, ISA)(kind, vectors, (int)rows, (int)(to - from))(
                         &sum, x + (oy - row_0) * p->row + from * p->step, p->row, w,
                         y + (oy * c->out[1] + from) * 16, &finish);
                 }
@@ -403,13 +395,16 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
 }
 
 int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
-    (void)winograd;
+    const int out = c->out_channels / c->group;
     if (nchw) return c->group == 1 ? CONV16_FIRST : CONV16_NONE;
-    if (c->group > 1 && c->group == c->channels && c->group == c->out_channels)
-        return CONV16_DEPTHWISE;
-    if (c->group > 1 && (c->channels / c->group % 16 || c->out_channels / c->group % 16))
-        return CONV16_NONE;
-    return CONV16_DIRECT;
+    if (c->group > 1 && c->group == c->channels && out == 1) return CONV16_DEPTHWISE;
+    if (c->group > 1 && (c->channels / c->group % 16 || out % 16)) return CONV16_NONE;
+    for (int i = 0; i < 2; i++)
+        winograd &= c->kernel[i] == 3 && c->stride[i] == 1 && c->dilation[i] == 1 && c->out[i] >= 4;
+    if (!winograd || c->group > 1 || c->channels < 16 || out < 16) return CONV16_DIRECT;
+    /* with few tiles, reading the filters costs more than the sums */
+    const long tiles = c->batch * DIVIDE_UP(c->out[0], 4l) * DIVIDE_UP(c->out[1], 4l);
+    return tiles < 9 ? CONV16_WINOGRAD_2 : CONV16_WINOGRAD_4;
 }
 
 int CAT(conv16, ISA)(const conv16_t* c, int way, const float* x, const float* packed,
@@ -419,6 +414,6 @@ int CAT(conv16, ISA)(const conv16_t* c, int way, const float* x, const float* pa
         case CONV16_DIRECT: return direct(c, 16, x, packed, e, y, nth);
         case CONV16_FIRST: return direct(c, 1, x, packed, e, y, nth);
         case CONV16_DEPTHWISE: CAT(depthwise16, ISA)(c, x, packed, e, y, nth); return 0;
-        default: return -1;
+        default: return CAT(winograd, ISA)(c, winograd_tile(way), x, packed, e, y, nth);
     }
 }

@@ -24,6 +24,7 @@ typedef struct {
     long taps, full; /* the first `full` have depth 16, the others `tail`; of NCHW it is 1 */
     int tail;
     const long* at;
+    long ahead; /* TILE_PLAIN: from the filters at hand to what comes next, fetched meanwhile */
 } reduction_t;
 
 /* Where the sums of a panel go. */
@@ -31,7 +32,7 @@ typedef struct {
     const float* bias;   /* of the panel */
     const int32_t* keep; /* lanes of the panel that are channels; NULL: all */
     long residual;       /* from y; has_residual tells if there is one */
-    int has_residual, plain; /* plain: only store */
+    int has_residual;
     long row, vector; /* floats between tile rows, between vectors */
     float low, high;
 } finish_t;
@@ -39,9 +40,10 @@ typedef struct {
 typedef void (*tile_t)(const reduction_t* r, const float* x, long x_row, const float* w, float* y,
                        const finish_t* f);
 
-/* The tile of rows x columns pixels, `vectors` (1 or 2) of output channels; step is 16 for blocked
- * input, 1 for NCHW (rows = 1). */
-tile_t CAT(conv16_tile, ISA)(int step, int vectors, int rows, int columns);
+/* The tile of rows x columns pixels, `vectors` (1 or 2) of output channels. PLAIN tiles only store
+ * their sums; two rows are only for BLOCKED ones. */
+enum { TILE_NCHW, TILE_BLOCKED, TILE_PLAIN };
+tile_t CAT(conv16_tile, ISA)(int kind, int vectors, int rows, int columns);
 
 int CAT(winograd_pack, ISA)(const conv16_t* c, int tile, const float* w, float* packed, int nth);
 int CAT(winograd, ISA)(const conv16_t* c, int tile, const float* x, const float* packed,

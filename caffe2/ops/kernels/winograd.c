@@ -1,0 +1,280 @@
+/* Winograd convolution of blocked images: 3x3, stride 1.
+ *
+ * F(t x t, 3 x 3), t = 4 or 2, turns a patch of side t + 2 = s into s * s products for t * t
+ * pixels, a quarter (4 / 9) of what they take directly. A block of tiles goes through three steps:
+ *   transform   patches of the image to   v[s * s][block of 16 channels][tile][16]
+ *   multiply    for each of the s * s, by the transformed filters, to m[s * s][block][tile][16]
+ *   finish      m to pixels, with bias, residual and bounds
+ * Where there are enough blocks, each thread does its own from start to end, so that v and m stay
+ * in its cache; else the threads share each step of one block. */
+#include "conv16.h"
+
+#define BLOCK_BYTES (1536l << 10) /* v and m of a block of tiles, unless it had too few to pay */
+#define MIN_TILES 48              /* reads of the filters: each is used that often */
+
+typedef struct {
+    const conv16_t* c;
+    const float *x, *packed, *bias, *residual;
+    const int32_t* keep;
+    float *y, low, high;
+    long down, across, tiles; /* of one image; of all */
+    long block;               /* tiles that are processed at once */
+    long v_step, m_step;      /* floats between products */
+    const long* at;
+} plan_t;
+
+/* F(4x4) interpolates at 0, P, -P, Q, -Q and infinity; 1 and 2 would have four times the error. */
+#define P .625f
+#define Q 1.5f
+#define P2 (P * P)
+#define Q2 (Q * Q)
+
+/* One patch line: B^T d. */
+INLINE void transform_line(const int t, const f32* d, const int step, f32* o, const int to) {
+    if (t == 2) {
+        o[0] = d[0] - d[2 * step];
+        o[to] = d[step] + d[2 * step];
+        o[2 * to] = d[2 * step] - d[step];
+        o[3 * to] = d[step] - d[3 * step];
+        return;
+    }
+    const f32 a = d[4 * step] - Q2 * d[2 * step], b = P * (d[3 * step] - Q2 * d[step]);
+    const f32 e = d[4 * step] - P2 * d[2 * step], f = Q * (d[3 * step] - P2 * d[step]);
+    o[0] = P2 * Q2 * d[0] - (P2 + Q2) * d[2 * step] + d[4 * step];
+    o[to] = a + b;
+    o[2 * to] = a - b;
+    o[3 * to] = e + f;
+    o[4 * to] = e - f;
+    o[5 * to] = P2 * Q2 * d[step] - (P2 + Q2) * d[3 * step] + d[5 * step];
+}
+
+/* One line of products: A^T m. */
+INLINE void finish_line(const int t, const f32* m, const int step, f32* o, const int to) {
+    const f32 p = m[step] + m[2 * step], q = m[step] - m[2 * step];
+    if (t == 2) {
+        o[0] = m[0] + p;
+        o[to] = q - m[3 * step];
+        return;
+    }
+    const f32 r = m[3 * step] + m[4 * step], u = m[3 * step] - m[4 * step];
+    o[0] = m[0] + p + r;
+    o[to] = P * q + Q * u;
+    o[2 * to] = P2 * p + Q2 * r;
+    o[3 * to] = P2 * P * q + Q2 * Q * u + m[5 * step];
+}
+
+typedef struct {
+    long image;
+    int y, x; /* of the first pixel */
+} place_t;
+
+INLINE place_t place_of(const plan_t* p, int t, long tile) {
+    const long in_image = tile % (p->down * p->across);
+    return (place_t){tile / (p->down * p->across), (int)(in_image / p->across) * t,
+                     (int)(in_image % p->across) * t};
+}
+
+/* One block of channels of one tile. */
+INLINE void transform(const int t, const plan_t* p, long block, long tile, float* v) {
+    const conv16_t* c = p->c;
+    const int s = t + 2, height = c->size[0], width = c->size[1];
+    const place_t at = place_of(p, t, tile);
+    const long y = at.y - c->pad[0], x = at.x - c->pad[1];
+    const float* from =
+        p->x + ((at.image * BLOCKS(c->channels) + block) * height + y) * width * 16 + x * 16;
+    const int inside = y >= 0 && x >= 0 && y + s <= height && x + s <= width;
+    for (int lane = 0; lane < 16; lane += LANES) {
+        f32 d[36], e[36];
+        if (inside) {
+UNROLL
+            for (int i = 0; i < s; i++)
+UNROLL
+                for (int j = 0; j < s; j++)
+                    d[i * s + j] = *(const f32*)(from + (i * (long)width + j) * 16 + lane);
+        } else
+            for (int i = 0; i < s; i++)
+                for (int j = 0; j < s; j++) {
+                    const int here = y + i >= 0 && y + i < height && x + j >= 0 && x + j < width;
+                    d[i * s + j] = here ? *(const f32*)(from + (i * (long)width + j) * 16 + lane)
+                                        : (f32){0};
+                }
+UNROLL
+        for (int j = 0; j < s; j++) transform_line(t, d + j, s, e + j, s);
+UNROLL
+        for (int i = 0; i < s; i++) transform_line(t, e + i * s, 1, d + i * s, 1);
+UNROLL
+        for (int i = 0; i < s * s; i++) *(f32*)(v + i * p->v_step + lane) = d[i];
+    }
+}
+
+/* One of the s * s products of a block of tiles with a panel of the filters. */
+static void multiply(const plan_t* p, long product, long panel, long tiles, const float* v,
+                     float* m) {
+    const conv16_t* c = p->c;
+    const long padded = 16 * BLOCKS(c->out_channels), first = panel * PANEL;
+    const int vectors = (int)MIN(2, (padded - first) / LANES);
+    const float* w = p->packed + (product * padded + first) * c->channels;
+    reduction_t sum = {.taps = BLOCKS(c->channels), .full = c->channels / 16,
+                             .tail = c->channels % 16, .at = p->at};
+    const finish_t finish = {.vector = LANES == 16 ? p->block * 16 : LANES};
+    v += product * p->v_step;
+    m += product * p->m_step + first / 16 * p->block * 16 + first % 16;
+    const long parts = DIVIDE_UP(tiles, PIXELS);
+    for (long i = 0; i < parts; i++) {
+        const long from = i * tiles / parts, to = (i + 1) * tiles / parts;
+        sum.ahead = PANEL * c->channels + i % 2 * LANES;
+        CAT(conv16_tile, ISA)(TILE_PLAIN, vectors, 1, (int)(to - from))(
+            &sum, v + from * 16, 0, w, m + from * 16, &finish);
+    }
+}
+
+/* One block of output channels of one tile. */
+INLINE void finish(const int t, const plan_t* p, long block, long tile, const float* m) {
+    const conv16_t* c = p->c;
+    const int s = t + 2;
+    const place_t at = place_of(p, t, tile);
+    const int rows = MIN(t, c->out[0] - at.y), columns = MIN(t, c->out[1] - at.x);
+    const long blocks = BLOCKS(c->out_channels);
+    const long to = (((at.image * blocks + block) * c->out[0] + at.y) * c->out[1] + at.x) * 16;
+    for (int lane = 0; lane < 16; lane += LANES) {
+        f32 d[36], e[24], o[16];
+        const f32 bias = *(const f32*)(p->bias + block * 16 + lane);
+        const i32 keep = *(const i32*)(p->keep + block * 16 + lane);
+UNROLL
+        for (int i = 0; i < s * s; i++) d[i] = *(const f32*)(m + i * p->m_step + lane);
+UNROLL
+        for (int j = 0; j < s; j++) finish_line(t, d + j, s, e + j, s);
+UNROLL
+        for (int i = 0; i < t; i++) finish_line(t, e + i * s, 1, o + i * t, 1);
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < columns; j++) {
+                const long offset = to + (i * (long)c->out[1] + j) * 16 + lane;
+                f32 a = o[i * t + j] + bias;
+                if (p->residual) a += *(const f32*)(p->residual + offset);
+                a = clip(a, p->low, p->high);
+                *(f32*)(p->y + offset) = (f32)((i32)a & keep);
+            }
+    }
+}
+
+static void transform_any(const plan_t* p, int t, long block, long first, long tiles, float* v) {
+    v += block * p->block * 16;
+    for (long i = 0; i < tiles; i++) {
+        if (t == 4) transform(4, p, block, first + i, v + i * 16);
+        else transform(2, p, block, first + i, v + i * 16);
+    }
+}
+
+static void finish_any(const plan_t* p, int t, long block, long first, long tiles, const float* m) {
+    m += block * p->block * 16;
+    for (long i = 0; i < tiles; i++) {
+        if (t == 4) finish(4, p, block, first + i, m + i * 16);
+        else finish(2, p, block, first + i, m + i * 16);
+    }
+}
+
+int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* packed,
+                       const epilogue16_t* e, float* y, int nth) {
+    const long in = BLOCKS(c->channels), out = BLOCKS(c->out_channels), s2 = (t + 2l) * (t + 2);
+    const long panels = DIVIDE_UP(16 * out, PANEL);
+    plan_t p = {.c = c, .x = x, .packed = packed, .residual = e->residual, .y = y, .low = e->low,
+                .high = e->high};
+    p.down = DIVIDE_UP(c->out[0], t);
+    p.across = DIVIDE_UP(c->out[1], t);
+    p.tiles = c->batch * p.down * p.across;
+    nth = threads_for((double)p.tiles * s2 * c->channels * c->out_channels, nth);
+    const long fit = MAX(MIN_TILES, BLOCK_BYTES / (s2 * 16 * (in + out) * (long)sizeof(float)));
+    long blocks = DIVIDE_UP(p.tiles, fit);
+    if (blocks > 1) blocks = DIVIDE_UP(blocks, nth) * nth;
+    p.block = DIVIDE_UP(p.tiles, blocks);
+    blocks = DIVIDE_UP(p.tiles, p.block);
+    p.v_step = in * p.block * 16 + 16; /* 16 more: products lie in different sets of the cache */
+    p.m_step = out * p.block * 16 + 16;
+    const size_t bytes = s2 * (p.v_step + p.m_step) * sizeof(float);
+
+    float* bias = kernels_scratch(0, out * 16 * 8 + in * sizeof(long));
+    if (!bias) return -1;
+    int32_t* keep = (int32_t*)(bias + out * 16);
+    long* at = (long*)(keep + out * 16);
+    for (long i = 0; i < 16 * out; i++) {
+        bias[i] = e->bias && i < c->out_channels ? e->bias[i] : 0;
+        keep[i] = -(i < c->out_channels);
+    }
+    for (long i = 0; i < in; i++) at[i] = i * p.block * 16;
+    p.bias = bias;
+    p.keep = keep;
+    p.at = at;
+
+    if (blocks >= nth) {
+        int failed = 0;
+#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(dynamic, 1) reduction(| : failed)
+        for (long b = 0; b < blocks; b++) {
+            const long first = b * p.block, tiles = MIN(p.block, p.tiles - first);
+            float* v = kernels_scratch(1, bytes);
+            if (!v) {
+                failed = 1;
+                continue;
+            }
+            float* m = v + s2 * p.v_step;
+            for (long i = 0; i < in; i++) transform_any(&p, t, i, first, tiles, v);
+            for (long i = 0; i < s2 * panels; i++)
+                multiply(&p, i / panels, i % panels, tiles, v, m);
+            for (long i = 0; i < out; i++) finish_any(&p, t, i, first, tiles, m);
+        }
+        return failed ? -1 : 0;
+    }
+    float* v = kernels_scratch(1, bytes);
+    if (!v) return -1;
+    float* m = v + s2 * p.v_step;
+    const long parts = DIVIDE_UP(4 * nth, MIN(in, out)); /* of a block of channels */
+#pragma omp parallel num_threads(nth)
+    for (long b = 0; b < blocks; b++) {
+        const long first = b * p.block, tiles = MIN(p.block, p.tiles - first);
+#pragma omp for schedule(dynamic, 1)
+        for (long i = 0; i < in * parts; i++) {
+            const long from = i % parts * tiles / parts, to = (i % parts + 1) * tiles / parts;
+            transform_any(&p, t, i / parts, first + from, to - from, v + from * 16);
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (long i = 0; i < s2 * panels; i++)
+            multiply(&p, i / panels, i % panels, tiles, v, m);
+#pragma omp for schedule(dynamic, 1)
+        for (long i = 0; i < out * parts; i++) {
+            const long from = i % parts * tiles / parts, to = (i % parts + 1) * tiles / parts;
+            finish_any(&p, t, i / parts, first + from, to - from, m + from * 16);
+        }
+    }
+    return 0;
+}
+
+/* The rows of G: a filter line g to s values. */
+#define AT(a, n) {1 / (n), (a) / (n), (double)(a) * (a) / (n)}
+#define N(a, b) (2. * (a) * (a) * ((a) * (a) - (b) * (b)))
+static const double G4[6][3] = {{1. / P2 / Q2, 0, 0}, AT(P, N(P, Q)), AT(-P, N(P, Q)),
+                                AT(Q, N(Q, P)), AT(-Q, N(Q, P)), {0, 0, 1}};
+static const double G2[4][3] = {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
+
+int CAT(winograd_pack, ISA)(const conv16_t* c, int t, const float* w, float* packed, int nth) {
+    const int s = t + 2;
+    const double(*G)[3] = t == 4 ? G4 : G2;
+    const long padded = 16 * BLOCKS(c->out_channels), depth = c->channels;
+#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
+    for (long first = 0; first < padded; first += PANEL) {
+        const long width = MIN(PANEL, padded - first);
+        for (long k = 0; k < depth; k++)
+            for (long o = 0; o < width; o++) {
+                float* to = packed + first * depth + k * width + o;
+                const float* g = w + ((first + o) * depth + k) * 9;
+                const int exists = first + o < c->out_channels;
+                double lines[6][3] = {{0}};
+                for (int i = 0; i < s && exists; i++)
+                    for (int j = 0; j < 3; j++)
+                        lines[i][j] = G[i][0] * g[j] + G[i][1] * g[3 + j] + G[i][2] * g[6 + j];
+                for (int i = 0; i < s; i++)
+                    for (int j = 0; j < s; j++, to += padded * depth)
+                        *to = (float)(lines[i][0] * G[j][0] + lines[i][1] * G[j][1] +
+                                      lines[i][2] * G[j][2]);
+            }
+    }
+    return 0;
+}
