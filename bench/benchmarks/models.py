@@ -21,7 +21,8 @@ def walk_through(where=None, gradients=True):
     model, net
         The model helper, and the net as it is bound.
     """
-    where = where or workspace.C.Workspace.current
+    if where is None:       # one without blobs counts as false
+        where = workspace.C.Workspace.current
     model = cnn.CNNModelHelper(name="walk_through")
     fc1 = model.FC("data", "fc1", dim_in=100, dim_out=10)
     pred = model.Sigmoid(fc1, "pred")
@@ -43,7 +44,7 @@ def lenet(batch=64, train=True):
         The net's name.
     """
     model = model_helper.ModelHelper(name="lenet", arg_scope={"order": "NCHW"})
-    conv1 = brew.conv(model, "data", "conv1", dim_in=1, dim_out=20, kernel=5)
+    conv1 = brew.conv(model, "images", "conv1", dim_in=1, dim_out=20, kernel=5)
     pool1 = brew.max_pool(model, conv1, "pool1", kernel=2, stride=2)
     conv2 = brew.conv(model, pool1, "conv2", dim_in=20, dim_out=50, kernel=5)
     pool2 = brew.max_pool(model, conv2, "pool2", kernel=2, stride=2)
@@ -52,12 +53,12 @@ def lenet(batch=64, train=True):
     pred = brew.fc(model, fc3, "pred", 500, 10)
     softmax = brew.softmax(model, pred, "softmax")
     if train:
-        xent = model.LabelCrossEntropy([softmax, "label"], "xent")
+        xent = model.LabelCrossEntropy([softmax, "labels"], "xent")
         loss = model.AveragedLoss(xent, "loss")
         model.AddGradientOperators([loss])
         optimizer.build_sgd(model, base_learning_rate=0.1, policy="step", stepsize=1, gamma=0.999)
-    workspace.FeedBlob("data", rng.random((batch, 1, 28, 28), dtype=F))
-    workspace.FeedBlob("label", rng.integers(0, 10, batch).astype(np.int32))
+    workspace.FeedBlob("images", rng.random((batch, 1, 28, 28), dtype=F))
+    workspace.FeedBlob("labels", rng.integers(0, 10, batch).astype(np.int32))
     workspace.RunNetOnce(model.param_init_net)
     workspace.CreateNet(model.net)
     return model.net.Name()
