@@ -214,8 +214,10 @@ def inception_v1(batch=1, size=224):
     def inception(x, name):
         channels, one, three_in, three, five_in, five, pool = _INCEPTIONS[name]
         a = n.conv_relu(x, name + "_1x1", channels, one, 1)
-        b = n.conv_relu(n.conv_relu(x, name + "_3x3_in", channels, three_in, 1), name + "_3x3", three_in, three, 3, 1, 1)
-        c = n.conv_relu(n.conv_relu(x, name + "_5x5_in", channels, five_in, 1), name + "_5x5", five_in, five, 5, 1, 2)
+        b = n.conv_relu(x, name + "_3x3_in", channels, three_in, 1)
+        b = n.conv_relu(b, name + "_3x3", three_in, three, 3, 1, 1)
+        c = n.conv_relu(x, name + "_5x5_in", channels, five_in, 1)
+        c = n.conv_relu(c, name + "_5x5", five_in, five, 5, 1, 2)
         d = n.conv_relu(n.max_pool(x, name + "_pool", 3, 1, 1), name + "_pool_proj", channels, pool, 1)
         return brew.concat(n.model, [a, b, c, d], "inception_" + name)
 

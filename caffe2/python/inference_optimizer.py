@@ -36,7 +36,7 @@ _REPEATABLE = {"ConstantFill", "LengthsRangeFill", "RangeFill", "DiagonalFill", 
 def is_pure(op_type: str) -> bool:
     """Whether an operator does nothing but compute its outputs: differentiable ones, with few exceptions."""
     maker = gradient._MAKERS.get(op_type)
-    return op_type == "ConvFused" or (maker not in (None, gradient.none) and op_type not in _EFFECTS)
+    return op_type in ("ConvFused", "AffineChannel") or (maker not in (None, gradient.none) and op_type not in _EFFECTS)
 
 
 def _nested(op: Any) -> list[str]:
@@ -112,8 +112,8 @@ class _Rewriter:
 
     # ------------------------------------------------------------ passes
 
-    def rewrite(self) -> None:
-        """Passes 1 to 4."""
+    def rewrite(self, only: str | None = None) -> None:
+        """Passes 1 to 4, or what is done with operators of one type."""
         self.replaced: dict[str, str] = {}
         self.position: dict[str, int] = {}          # of the operator that writes a blob
         self.result: list = []
@@ -124,11 +124,12 @@ class _Rewriter:
             **dict.fromkeys(_COPIES, self._copy)})
         for op in self.ops:
             op.input[:] = [self.replaced.get(name, name) for name in op.input]
-            step = steps[op.type]
+            step = steps[op.type] if only in (None, op.type) else None
             if step is None or not self._on_cpu(op) or not step(op):
                 self._append(op)
         self.ops = [op for op in self.result if op is not None]
-        self._drop_dead()
+        if only is None:
+            self._drop_dead()
 
     def _append(self, op: Any) -> None:
         self.position.update(dict.fromkeys(op.output, len(self.result)))
@@ -187,8 +188,8 @@ class _Rewriter:
 
     def _affine(self, op: Any) -> bool:
         """Y = scale X + shift, channel by channel: into the filters and the bias."""
-        for k, name in enumerate(op.input[:2]):
-            source = self._source(name, {*_CONVOLUTIONS, "FC"})
+        for k in range(min(2, len(op.input))):
+            source = self._source(op.input[k], {*_CONVOLUTIONS, "FC"})
             if source is not None and op.output[0] in self.single and len(op.output) == 1:
                 break
         else:
@@ -264,8 +265,10 @@ class _Rewriter:
     def _activation(self, op: Any) -> bool:
         """Relu and Clip: into the convolution."""
         source = self._source(op.input[0], {*_CONVOLUTIONS, "ConvFused"})
-        if source is None or op.output[0] not in self.single or _has_activation(source):
+        if (source is None or op.output[0] not in self.single or _has_activation(source)
+                or not self._bias(source, make=False)):
             return False
+        self._bias(source)
         source.type = "ConvFused"
         if op.type == "Relu":
             source.arg.add(name="relu", i=1)
@@ -308,7 +311,7 @@ class _Rewriter:
 
     def _bias(self, source: Any, make: bool = True) -> bool:
         """Give a convolution a bias where it has none; whether that is possible."""
-        if len(source.input) == 3:
+        if len(source.input) > 2:
             return True
         weight = self._constant(source.input[1])        # not a folded one: it has a bias
         if make:
@@ -391,6 +394,27 @@ def _has_activation(op: Any) -> bool:
 
 def _nbytes(info: TensorInfo | None) -> int:
     return 0 if info is None or info.shape is None or -1 in info.shape else 4 * info.size
+
+
+def fold_batch_norm(net: Any, workspace: Any) -> None:
+    """Fold SpatialBN into the convolutions before them, with the parameters that a workspace holds.
+
+    Parameters
+    ----------
+    net : NetDef
+        Changed in place; other operators stay as they are.
+    workspace : Workspace
+        Is fed the new parameters, under new names.
+    """
+    tensors = [name for name, blob in workspace.blobs.items() if blob.is_tensor]
+    rewriter = _Rewriter(net, tensors, lambda n: workspace[n].view())
+    rewriter.names.update(workspace.names())
+    rewriter.rewrite("SpatialBN")
+    del net.op[:]
+    net.op.extend(rewriter.ops)
+    for name, value, _ in rewriter.parameters():
+        workspace.feed_blob(name, value)
+        net.external_input.append(name)
 
 
 def optimize(
