@@ -115,6 +115,7 @@ cdef class GraphNet(Net):
 
     def __init__(self, definition, workspace):
         cdef int i, t, n
+        super().__init__(definition, workspace)
         pthread_mutex_init(&self.mutex, NULL)
         pthread_cond_init(&self.changed, NULL)
         parents = dependencies(definition)

@@ -28,8 +28,17 @@ cdef extern from "Python.h":
 cdef double SIGNAL_INTERVAL = 0.05
 
 
+def is_in_place(op, following):
+    """Whether an operator changes the first output of the one before, and nothing else."""
+    a, b = op.definition, following.definition
+    return list(a.output[:1]) == list(b.input) == list(b.output)
+
+
 cdef class Net:
     """A net bound to a workspace; this class runs its operators one after the other.
+
+    An operator that computes in place what the one before can do in the same pass is left out (`Operator.absorb`);
+    it still stands in `operators`, and runs, to no effect, where operators are run one by one.
 
     Parameters
     ----------
@@ -67,25 +76,40 @@ cdef class Net:
             raise MemoryError
         for i in range(self.count):
             self.ops[i] = <void*>self.operators[i]
-        self.plan_layouts()
+
+    def __init__(self, definition, workspace):
+        self.plan_layouts()         # here, where subclasses have their own
 
     def __dealloc__(self):
         free(self.ops)
 
     cdef plan_layouts(self):
-        """Let operators write blocked tensors where all later readers in the net take them."""
+        """Let operators write blocked tensors where all later readers in the net take them, and work in each other's
+        place."""
         cdef Operator op, writer
+        cdef int i
         writers = {}                            # blob -> the operator that wrote it last
+        refused = set()                         # those with a reader that takes plain tensors only
         for op in self.operators:
             for name in op.definition.input:
                 writer = writers.get(name)
                 if writer is not None:
-                    writer.emits &= op.blocked
+                    writer.emits = True
+                    if not op.blocked:
+                        refused.add(writer)
             for name in op.definition.output:
                 writers.pop(name, None)
             if op.blocked and op.num_outputs:
-                op.emits = True
                 writers[op.definition.output[0]] = op
+        for op in refused:
+            op.emits = False
+        op = None
+        for i, following in enumerate(self.operators):
+            if op is not None and is_in_place(op, following) and op.absorb(following):
+                op.emits = op.emits and (<Operator>following).emits
+                self.ops[i] = NULL
+            else:
+                op = following
 
     def on_device(self, op):
         """The operator with the net's device where it names none, and the net's engine."""
@@ -102,6 +126,8 @@ cdef class Net:
         cdef double now, looked = caffe2_clock()
         for _iteration in range(iterations):
             for i in range(self.count):
+                if self.ops[i] == NULL:
+                    continue
                 self.at = i
                 run_operator(self.ops[i])
                 now = caffe2_clock() if (i & 7) == 7 else looked

@@ -36,6 +36,14 @@ cdef class Operator:
     def setup(self):
         """Parse arguments; called once, when inputs and outputs are bound."""
 
+    def absorb(self, Operator following):
+        """Take over what the next operator of a net does, in place, to this one's output.
+
+        Called when the net is bound. Whoever returns True does so from then on, and the net leaves the other out; run
+        on its own, as observed and timed operators are, the other one must then find nothing left to do.
+        """
+        return False
+
     def execute(self):
         """Compute, with the GIL; override it in operators that need Python."""
         raise NotImplementedError(f"{type(self).__name__} neither overrides run nor execute")

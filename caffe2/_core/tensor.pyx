@@ -172,6 +172,9 @@ cdef int resize_blocked(tensor_t* t, const int64_t* shape) except -1 nogil:
     padded[3] = shape[3]
     count(4, padded, FLOAT)
     padded[1] = (shape[1] + 15) // 16 * 16
+    # whoever shares plain memory goes on seeing plain values; lent memory may lie anywhere
+    if t.layout == PLAIN and t.storage != NULL and (t.storage.refs > 1 or t.storage.owner != NULL):
+        clear(t)
     resize(t, 4, padded, FLOAT)
     lock_storage()
     t.layout = BLOCKED
@@ -303,6 +306,7 @@ cdef void clear(tensor_t* t) noexcept nogil:
     t.storage = NULL
     t.data = NULL
     t.dtype = UNDEFINED
+    t.layout = PLAIN
     t.ndim = 0
     t.size = 0
     t.version += 1
@@ -603,24 +607,26 @@ cdef class Tensor:
     def __getbuffer__(self, Py_buffer* buffer, int flags):
         cdef int i
         cdef Py_ssize_t stride = itemsize(self.t.dtype)
+        cdef Tensor owner = Tensor.__new__(Tensor)      # of the memory: the blob may be resized later
         if self.t.dtype in (UNDEFINED, STRING):
             raise BufferError(f"a tensor of {dtype_name(self.t.dtype)} has no buffer")
         if self.t.device_type != 0:
             raise BufferError("a tensor in device memory has no buffer")
         make_plain(self.t)
-        for i in reversed(range(self.t.ndim)):
-            self._shape[i] = self.t.shape[i]
-            self._strides[i] = stride
-            stride *= self.t.shape[i]
-        buffer.buf = self.t.data
-        buffer.obj = self
-        buffer.len = self.t.size * itemsize(self.t.dtype)
-        buffer.itemsize = itemsize(self.t.dtype)
+        share(owner.t, self.t)
+        for i in reversed(range(owner.t.ndim)):
+            owner._shape[i] = owner.t.shape[i]
+            owner._strides[i] = stride
+            stride *= owner.t.shape[i]
+        buffer.buf = owner.t.data
+        buffer.obj = owner
+        buffer.len = owner.t.size * itemsize(owner.t.dtype)
+        buffer.itemsize = itemsize(owner.t.dtype)
         buffer.readonly = 0
-        buffer.ndim = self.t.ndim
-        buffer.format = <bytes>_FORMATS[self.t.dtype]
-        buffer.shape = self._shape
-        buffer.strides = self._strides
+        buffer.ndim = owner.t.ndim
+        buffer.format = <bytes>_FORMATS[owner.t.dtype]
+        buffer.shape = owner._shape
+        buffer.strides = owner._strides
         buffer.suboffsets = NULL
         buffer.internal = NULL
 

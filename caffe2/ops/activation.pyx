@@ -34,6 +34,9 @@ def activation(name, forward, backward, formula, flops=1, args=None, needs="O0 G
 
 
 cdef class Relu(Pointwise):
+    def setup(self):
+        self.blocked = True
+
     cdef void apply(self, const float** x, float* y, int64_t n) noexcept nogil:
         K.vrelu(n, x[0], y)
 

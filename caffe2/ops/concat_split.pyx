@@ -3,7 +3,8 @@ from libc.stdint cimport int32_t, int64_t
 
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport (
-    INT32, MAX_DIMS, UNDEFINED, canonical_axis, resize, resize1, size_from, size_to, tensor_t,
+    BLOCKED, INT32, MAX_DIMS, UNDEFINED, canonical_axis, make_plain, resize, resize1, resize_blocked, size_from,
+    size_to, tensor_t,
 )
 from caffe2.ops.indices cimport index_at, is_index
 from caffe2.ops.movement cimport Movement, copy_rows
@@ -37,9 +38,19 @@ cdef class Concat(Movement):
 
     def setup(self):
         self.axis, self.add_axis = axis_of(self.args)
+        self.blocked = self.axis == 1 and not self.add_axis
+
+    cdef bint joins_blocks(self) noexcept nogil:
+        """Whether the parts are whole blocks of channels; the last one may end within a block."""
+        cdef int i
+        for i in range(self.num_inputs):
+            if self.x[i].layout != BLOCKED or (self.x[i].shape[1] % 16 and i + 1 < self.num_inputs):
+                return False
+        return True
 
     cdef int prepare(self) except -1 nogil:
         cdef tensor_t* first = self.x[0]
+        cdef bint blocks = self.joins_blocks()
         cdef tensor_t* x
         cdef int64_t[MAX_DIMS + 1] dims
         cdef int axis = canonical_axis(self.axis, first.ndim + self.add_axis), i, d
@@ -48,6 +59,8 @@ cdef class Concat(Movement):
             x = self.x[i]
             if x.dtype == UNDEFINED:
                 return self.bad_dtype(i)
+            if not blocks:
+                make_plain(x)
             self.check_dtype(i, first.dtype)
             if x.ndim != first.ndim:
                 return self.fail("all inputs must have equally many dimensions")
@@ -63,6 +76,8 @@ cdef class Concat(Movement):
         resize1(self.y[1], self.num_inputs, INT32)
         for i in range(self.num_inputs):
             (<int32_t*>self.y[1].data)[i] = 1 if self.add_axis else <int32_t>self.x[i].shape[axis]
+        if blocks:
+            return resize_blocked(self.y[0], dims)
         return resize(self.y[0], first.ndim + self.add_axis, dims, first.dtype)
 
     cdef void move(self) noexcept nogil:
@@ -71,11 +86,12 @@ cdef class Concat(Movement):
         cdef int64_t step = 0
         cdef size_t nbytes
         cdef int i
+        cdef int unit = 16 if self.y[0].layout == BLOCKED else 1
         for i in range(self.num_inputs):
-            step += parts[i]
+            step += (parts[i] + unit - 1) // unit * unit
         step *= self.inner * self.width
         for i in range(self.num_inputs):
-            nbytes = parts[i] * self.inner * self.width
+            nbytes = (parts[i] + unit - 1) // unit * unit * self.inner * self.width
             copy_rows(to, step, <char*>self.x[i].data, nbytes, self.outer, nbytes)
             to += nbytes
 

@@ -23,6 +23,7 @@ cdef class Correlation(Operator):
     cdef size_t packed_size
     cdef const void* packed_from
     cdef uint64_t packed_version
+    cdef int packed_way         # CONV16_..., CONV16_NONE for GEMM
 
     # Shapes of filters (input 1) and bias (input i); raises where they do not fit the windows.
     cdef int check_filter(self) except -1 nogil
@@ -35,6 +36,9 @@ cdef class Correlation(Operator):
 
     cdef void depthwise(self, const image_t* g, const float* x, const float* w, const float* bias,
                         float* y) noexcept nogil
+    # Make packed as large as that; whether it already holds the filters as they are now, packed that way.
+    cdef int room(self, size_t n) except -1 nogil
+    cdef bint is_packed(self, int way) noexcept nogil
     cdef int pack_room(self, packed_t* f, int which, int64_t filters, int64_t taps) except -1 nogil
     cdef int multiply(self, const image_t* g, const packed_t* f, const float* x, const float* bias,
                       float* y) except -1 nogil

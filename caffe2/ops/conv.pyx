@@ -1,15 +1,23 @@
 """Convolution, transposed convolution and their gradients, in one, two and three dimensions."""
+import os
+
 from cython.parallel cimport prange
 
-from libc.stdint cimport int64_t
+from libc.math cimport INFINITY
+from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from caffe2._core.operator cimport Operator
-from caffe2._core.tensor cimport FLOAT, resize, resize1, resize_like, shape_of, tensor_t
+from caffe2._core.tensor cimport (
+    BLOCKED, FLOAT, PLAIN, blocked_size, make_plain, resize, resize1, resize_blocked, resize_like, shape_of, tensor_t,
+)
 from caffe2._core.threads cimport num_threads
-from caffe2.ops.kernels.dispatch cimport K, OPERAND_A, OPERAND_B, SCRATCH_USER, epilogue_t, image_t, operand_t
-from caffe2.ops.windows cimport Windows, check_shape, image_shape, window_shape, windows_t
+from caffe2.ops.kernels.dispatch cimport (
+    CONV16_FIRST, CONV16_NONE, CONV16_WINOGRAD_2, CONV16_WINOGRAD_4, K, OPERAND_A, OPERAND_B, SCRATCH_USER, conv16_t,
+    epilogue16_t, epilogue_t, image_t, operand_t,
+)
+from caffe2.ops.windows cimport Windows, blocked_windows, check_shape, image_shape, window_shape, windows_t
 
 from caffe2._core.gradient import simple
 from caffe2._core.registry import register
@@ -30,6 +38,8 @@ cdef enum:
     TOGETHER = 512              # windows of several small images that make one product
     FILTERS_IN_CACHE = 1 << 19  # bytes
     TURN = 16                   # filters are turned around a few channels at a time
+    EXPONENT = 0x7F800000       # bits of a float
+    FEW_CHANNELS = 4            # of plain images that are convolved as they are
 
 
 cdef bint is_plain(const image_t* g) noexcept nogil:
@@ -96,11 +106,14 @@ cdef class Correlation(Operator):
         return self.expect_size(i, size)
 
     cdef int pack_room(self, packed_t* f, int which, int64_t filters, int64_t taps) except -1 nogil:
-        cdef size_t n
         f.filters = filters
         f.taps = taps
         f.bytes = (K.sgemm_pack_bytes(which, filters, taps) + 63) & ~<size_t>63
-        n = f.bytes * self.windows.c.group
+        self.room(f.bytes * self.windows.c.group)
+        f.data = <char*>self.packed
+        return 0
+
+    cdef int room(self, size_t n) except -1 nogil:
         if n > self.packed_size or self.packed == NULL:
             free(self.packed)
             self.packed_size = 0
@@ -110,8 +123,17 @@ cdef class Correlation(Operator):
                 with gil:
                     raise MemoryError(f"cannot allocate {n} bytes for filters")
             self.packed_size = n
-        f.data = <char*>self.packed
         return 0
+
+    cdef bint is_packed(self, int way) noexcept nogil:
+        """If not, they will be. Only filters that nobody else can write keep their values with their version."""
+        cdef tensor_t* w = self.x[1]
+        cdef bint known = (w.storage.refs == 1 and self.packed_from == w.data and self.packed_version == w.version
+                           and self.packed_way == way)
+        self.packed_from = w.data if w.storage.refs == 1 else NULL
+        self.packed_version = w.version
+        self.packed_way = way
+        return known
 
     # ------------------------------------------------------------ y from x
 
@@ -127,18 +149,16 @@ cdef class Correlation(Operator):
             self.depthwise(&g.image, x, <const float*>self.x[1].data, bias, y)
             return 0
         self.pack_room(&f, which, filters, taps)
-        # Filters that nobody else can write need packing only when their version has changed.
-        if w.storage.refs > 1 or self.packed_from != w.data or self.packed_version != w.version:
+        if not self.is_packed(CONV16_NONE):
             memset(&o, 0, sizeof(o))
             o.ld = taps
             o.trans = g.image.nhwc
             for i in range(g.group):
                 o.data = <float*>w.data + i * filters * taps
                 if K.sgemm_pack(which, &o, filters, taps, f.data + i * f.bytes):
+                    self.packed_from = NULL
                     with gil:
                         raise MemoryError
-            self.packed_from = NULL if w.storage.refs > 1 else w.data
-            self.packed_version = w.version
         return self.multiply(&g.image, &f, x, bias, y)
 
     cdef void depthwise(self, const image_t* g, const float* x, const float* w, const float* bias,
@@ -420,23 +440,169 @@ cdef class Correlation(Operator):
             db[c] = <float>sum
 
 
+cdef inline bint is_winograd(int way) noexcept nogil:
+    return way == CONV16_WINOGRAD_4 or way == CONV16_WINOGRAD_2
+
+
+cdef bint are_finite(const float* x, int64_t n) noexcept nogil:
+    """Whether there is no NaN or infinity: no number has all bits of the exponent set."""
+    cdef const uint32_t* bits = <const uint32_t*>x
+    cdef uint32_t special = 0
+    cdef int64_t i
+    for i in range(n):
+        special |= (bits[i] & EXPONENT) == EXPONENT
+    return not special
+
+
 cdef class Conv(Correlation):
+    """Y = min(max(answers + residual, low), high).
+
+    Images of two axes, NCHW, are convolved in the blocked layout where they come or may go on in it, or where
+    Winograd's algorithm gains more than it costs to get there; all others by products of matrices.
+    """
+    cdef float low, high
+    cdef int residual           # input, 0 for none
+    cdef bint winograd
+
+    def setup(self):
+        Correlation.setup(self)
+        self.low, self.high = -INFINITY, INFINITY
+        self.winograd = self.args.bool("winograd", True) and os.environ.get("CAFFE2_WINOGRAD") != "0"
+        self.blocked = self.windows.c.ndim == 2 and not self.windows.c.image.nhwc
+
+    def absorb(self, Operator following):
+        if following.type != "Relu" or self.high < INFINITY:
+            return False
+        self.low = max(self.low, 0)
+        return True
+
     cdef int run(self) except -1 nogil:
         cdef windows_t* g = &self.windows.c
         cdef tensor_t* x = self.x[0]
         cdef const float* bias = NULL
         cdef int64_t[5] shape
+        cdef conv16_t c
+        cdef int way
         self.expect(0, FLOAT)
         self.windows.fit(x.ndim, x.shape)
+        make_plain(self.x[1])
         self.check_filter()
-        if self.num_inputs == 3:
+        if self.num_inputs > 2:
+            make_plain(self.x[2])
             self.check_bias(2, self.filters)
             bias = <const float*>self.x[2].data
         window_shape(g, self.filters, shape)
-        resize(self.y[0], x.ndim, shape, FLOAT)
-        if self.y[0].size == 0:
+        if self.residual:
+            self.expect(self.residual, FLOAT)
+            check_shape(self.x[self.residual], "residual", x.ndim, shape)
+        way = self.way(&c)
+        if way != CONV16_NONE:
+            return self.run_blocked(&c, way, bias, shape)
+        make_plain(x)
+        if self.residual:
+            make_plain(self.x[self.residual])
+        return self.run_plain(bias, shape)
+
+    cdef int way(self, conv16_t* c) noexcept nogil:
+        """How to convolve in the blocked layout; CONV16_NONE: not at all."""
+        cdef int way
+        if not self.blocked or self.low > 0 or self.high < 0 or not blocked_windows(&self.windows.c, self.filters, c):
+            return CONV16_NONE
+        if self.x[0].layout == BLOCKED:
+            return K.conv16_way(c, 0, self.winograd)
+        if self.emits and c.channels <= FEW_CHANNELS and c.group == 1:
+            return K.conv16_way(c, 1, self.winograd)
+        way = K.conv16_way(c, 0, self.winograd)
+        return way if self.emits or is_winograd(way) else CONV16_NONE
+
+    cdef int run_blocked(self, const conv16_t* c, int way, const float* bias, const int64_t* shape) except -1 nogil:
+        cdef windows_t* g = &self.windows.c
+        cdef tensor_t* x = self.x[0]
+        cdef tensor_t* y = self.y[0]
+        cdef tensor_t* r = self.x[self.residual] if self.residual else NULL
+        cdef int64_t size = blocked_size(shape)
+        cdef int64_t room_x = blocked_size(x.shape) if x.layout == PLAIN and way != CONV16_FIRST else 0
+        cdef int64_t room_r = size if r != NULL and r.layout == PLAIN else 0
+        cdef int nth = num_threads(<int64_t>(<double>size * g.image.channels * g.taps / 8))
+        cdef float* to_x = <float*>self.scratch((room_x + room_r + (0 if self.emits else size)) * sizeof(float))
+        cdef float* to_r = to_x + room_x
+        cdef float* to_y = to_r + room_r
+        cdef epilogue16_t e
+        e.bias = bias
+        e.residual = to_r if room_r else <const float*>r.data if r != NULL else NULL
+        e.low = self.low
+        e.high = self.high
+        self.room(K.conv16_pack_bytes(c, way))
+        if not self.is_packed(way):
+            if is_winograd(way) and not are_finite(<const float*>self.x[1].data, self.x[1].size):
+                return self.run_blocked(c, K.conv16_way(c, 0, 0), bias, shape)
+            if K.conv16_pack(c, way, <const float*>self.x[1].data, <float*>self.packed, nth):
+                self.packed_from = NULL
+                return self.no_memory()
+        if room_x:
+            K.to16(c.batch, c.channels, g.pixels, <const float*>x.data, to_x, nth)
+        if room_r:
+            K.to16(c.batch, c.out_channels, g.count, <const float*>r.data, to_r, nth)
+        if self.emits:
+            resize_blocked(y, shape)
+            to_y = <float*>y.data
+        if K.conv16(c, way, to_x if room_x else <const float*>x.data, <const float*>self.packed, &e, to_y, nth):
+            return self.no_memory()
+        if not self.emits:
+            resize(y, 4, shape, FLOAT)
+            K.from16(c.batch, c.out_channels, g.count, to_y, <float*>y.data, nth)
+        return 0
+
+    cdef int no_memory(self) except -1 nogil:
+        with gil:
+            raise MemoryError
+
+    cdef int run_plain(self, const float* bias, const int64_t* shape) except -1 nogil:
+        cdef tensor_t* y = self.y[0]
+        cdef const float* residual = <const float*>self.x[self.residual].data if self.residual else NULL
+        cdef int64_t n, chunk
+        cdef int nth, i
+        resize(y, self.x[0].ndim, shape, FLOAT)
+        n = y.size
+        if n == 0:
             return 0
-        return self.answers(<const float*>x.data, bias, <float*>self.y[0].data)
+        if residual == y.data:
+            residual = <const float*>self.scratch(n * sizeof(float))
+            memcpy(<void*>residual, y.data, n * sizeof(float))
+        self.answers(<const float*>self.x[0].data, bias, <float*>y.data)
+        if residual == NULL and self.low == -INFINITY and self.high == INFINITY:
+            return 0
+        nth = num_threads(n)
+        chunk = (n + nth - 1) // nth
+        for i in prange(nth, num_threads=nth, schedule="static", chunksize=1, use_threads_if=nth > 1):
+            self.finish(residual, <float*>y.data, i * chunk, min(n, (i + 1) * chunk))
+        return 0
+
+    cdef void finish(self, const float* residual, float* y, int64_t start, int64_t stop) noexcept nogil:
+        """Add the residual to a stretch, then keep it within bounds; NaN stays."""
+        cdef float low = self.low, high = self.high
+        cdef int64_t i
+        if stop <= start:
+            return
+        if residual != NULL:
+            K.vadd(stop - start, y + start, residual + start, y + start)
+        if low == 0 and high == INFINITY:
+            K.vrelu(stop - start, y + start, y + start)
+        elif low > -INFINITY or high < INFINITY:
+            for i in range(start, stop):
+                y[i] = low if y[i] < low else high if y[i] > high else y[i]
+
+
+cdef class ConvFused(Conv):
+    """Convolution with what follows it."""
+
+    def setup(self):
+        Conv.setup(self)
+        self.low = self.args.float("low", -INFINITY)
+        self.high = self.args.float("high", INFINITY)
+        if self.args.bool("relu"):
+            self.low = max(self.low, 0)
+        self.residual = 3 if self.num_inputs == 4 else 0
 
 
 cdef class ConvGradient(Correlation):
@@ -666,6 +832,10 @@ _SHARED = {
     "no_gradient_to_input": "leave out the gradient of X",
     "shared_buffer": "accepted, changes nothing",
 }
+_WINOGRAD = {
+    "winograd": "0: never use Winograd's algorithm for windows of 3 x 3 pixels: it is fast, but its error is ten times "
+                "that of others, and NaN or Inf in an image spreads to all of a tile of 4 x 4 pixels (default 1)",
+}
 _NO_BIAS = {"no_bias": "there is no bias, hence no gradient of one"}
 _DOC = """Every filter is laid over {where} in turn, at steps of `stride`, multiplied with the pixels under it and
 summed up, plus the filter's bias:
@@ -684,7 +854,7 @@ for _name, _where in (("Conv", "an image"), ("Conv1D", "a sequence"), ("Conv2D",
             "bias": "one value for each of the M filters; 0 where it is left out",
         },
         outs={"Y": "[N, M, ...] or [N, ..., M]"},
-        args={**ARGS, **DILATION, **GROUP, **_SHARED}, infer=_infer,
+        args={**ARGS, **DILATION, **GROUP, **_SHARED, **_WINOGRAD}, infer=_infer,
         cost=_cost(lambda inputs, outputs: outputs[0], lambda args: 1),
         gradient=_gradient, doc=_DOC.format(where=_where),
     )
@@ -700,6 +870,23 @@ for _name, _where in (("Conv", "an image"), ("Conv1D", "a sequence"), ("Conv2D",
         cost=_cost(lambda inputs, outputs: inputs[2], _gradients_asked),
         doc=f"Gradient of {_name}. The gradient of X is computed only where there is an output for it.",
     )
+
+register(
+    "ConvFused", ConvFused, (3, 4), 1,
+    ins={
+        "X": "images, as for Conv", "filter": "as for Conv", "bias": "one value for each filter",
+        "residual": "added to the answers; of the shape of Y",
+    },
+    outs={"Y": "as of Conv"},
+    args={
+        **ARGS, **DILATION, **GROUP, **_SHARED, **_WINOGRAD,
+        "relu": "Y = max(Y, 0) (default 0)", "low": "least value of Y (default: no limit)",
+        "high": "largest value of Y (default: no limit)",
+    },
+    inplace=[(3, 0)], infer=_infer, cost=_cost(lambda inputs, outputs: outputs[0], lambda args: 1),
+    doc="Conv with what follows it, Sum and then Relu or Clip, as the optimizer of nets for inference makes it. "
+        "It has no gradient.",
+)
 
 _ADJ = {
     "adj": "pixels added behind, to tell apart the sizes that give the same windows",

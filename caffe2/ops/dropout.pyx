@@ -2,11 +2,13 @@
 from cython.parallel cimport prange
 
 from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memcpy
 
 from caffe2._core.operator cimport Operator
 from caffe2._core.random cimport Random
 from caffe2._core.tensor cimport BOOL, FLOAT, copy, resize_like
 from caffe2._core.threads cimport num_threads
+from caffe2.ops.blocked cimport resize_as, stored_size
 
 from caffe2._core.registry import register
 from caffe2._core.schema import TensorInfo, flops_per_element, like, one_to_one
@@ -25,6 +27,7 @@ cdef class Dropout(Operator):
         if not self.is_test and self.num_outputs < 2:
             raise ValueError("gives the mask as its second output when training (is_test=0)")
         self.random = Random(self.definition.device_option)
+        self.blocked = self.is_test
 
     cdef int run(self) except -1 nogil:
         cdef int64_t i, n = self.x[0].size
@@ -36,7 +39,10 @@ cdef class Dropout(Operator):
         cdef int threads = num_threads(n)
         self.expect(0, FLOAT)
         if self.is_test:
-            return copy(self.y[0], self.x[0])
+            resize_as(self.y[0], self.x[0])
+            if self.y[0] != self.x[0]:
+                memcpy(self.y[0].data, self.x[0].data, stored_size(self.x[0]) * sizeof(float))
+            return 0
         resize_like(self.y[0], self.x[0], FLOAT)
         resize_like(self.y[1], self.x[0], BOOL)
         x = <const float*>self.x[0].data

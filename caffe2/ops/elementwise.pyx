@@ -7,10 +7,11 @@ from libc.string cimport memcpy
 
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport (
-    DOUBLE, FLOAT, INT32, INT64, canonical_axis, itemsize, resize_like, size_from, size_to,
-    tensor_t,
+    DOUBLE, FLOAT, INT32, INT64, canonical_axis, itemsize, resize_blocked, resize_like, size_from,
+    size_to, tensor_t,
 )
 from caffe2._core.threads cimport num_threads
+from caffe2.ops.blocked cimport all_blocked, stored_size
 from caffe2.ops.kernels.dispatch cimport K
 from caffe2.ops.pointwise cimport Binary, Broadcast, binary_t, nest_t, number
 from caffe2.ops.reduction cimport (
@@ -115,18 +116,21 @@ cdef class Add(Binary):
     def setup(self):
         Binary.setup(self)
         fill(<add_t*>NULL, self.loops)
+        self.blocked = True
 
 
 cdef class Sub(Binary):
     def setup(self):
         Binary.setup(self)
         fill(<sub_t*>NULL, self.loops)
+        self.blocked = True
 
 
 cdef class Mul(Binary):
     def setup(self):
         Binary.setup(self)
         fill(<mul_t*>NULL, self.loops)
+        self.blocked = True
 
 
 cdef class Div(Binary):
@@ -344,11 +348,19 @@ cdef class ManyInputs(Operator):
     cdef int how
     cdef bint mean
     cdef bint relu
+    cdef bint absorbed          # Relu, which takes floats alone
 
     def setup(self):
         self.how = LARGER if self.type == "Max" else SMALLER if self.type == "Min" else ADD
         self.mean = self.type == "Mean"
         self.relu = self.type == "SumRelu"
+        self.blocked = True
+
+    def absorb(self, Operator following):
+        if following.type != "Relu":
+            return False
+        self.relu = self.absorbed = True
+        return True
 
     cdef void places(self, const number* dtype, int64_t at, int64_t n) noexcept nogil:
         cdef number* y = <number*>self.y[0].data + at
@@ -365,7 +377,7 @@ cdef class ManyInputs(Operator):
                 y[k] = y[k] / <number>self.num_inputs
         if self.relu:
             for k in range(n):
-                y[k] = y[k] if y[k] > 0 else 0
+                y[k] = 0 if y[k] < 0 else y[k]
 
     cdef void stretch(self, int64_t low, int64_t high) noexcept nogil:
         cdef int64_t n
@@ -383,14 +395,20 @@ cdef class ManyInputs(Operator):
 
     cdef int run(self) except -1 nogil:
         cdef tensor_t* x = self.x[0]
-        cdef int64_t n = x.size, chunk
+        cdef int64_t n, chunk
         cdef int i, threads
         if fold_loop(SUM, x.dtype) == NULL:
             return self.bad_dtype(0)
+        if self.absorbed:
+            self.expect(0, FLOAT)
         for i in range(1, self.num_inputs):
             self.expect(i, x.dtype)
             self.expect_same_shape(i, 0)
-        resize_like(self.y[0], x, x.dtype)
+        if all_blocked(self):
+            resize_blocked(self.y[0], x.shape)
+        else:
+            resize_like(self.y[0], x, x.dtype)
+        n = stored_size(x)
         threads = num_threads(n * self.num_inputs)
         if threads == 1:
             self.stretch(0, n)

@@ -78,6 +78,14 @@ cdef class Linear(Operator):
 
 
 cdef class FC(Linear):
+    cdef bint relu
+
+    def absorb(self, Operator following):
+        if following.type != "Relu":
+            return False
+        self.relu = True
+        return True
+
     cdef int run(self) except -1 nogil:
         cdef tensor_t* x = self.x[0]
         cdef int axis = self.sizes()
@@ -92,7 +100,8 @@ cdef class FC(Linear):
         shape[axis] = n
         resize(self.y[0], axis + 1, shape, FLOAT)
         add.bias_row = add.residual = NULL
-        add.ld_residual = add.relu = 0
+        add.ld_residual = 0
+        add.relu = self.relu
         add.bias_col = self.x[2].data
         if K.sgemm(0, not self.transposed, self.m, n, k, 1, floats(x), k, floats(self.x[1]),
                    n if self.transposed else k, 0, <float*>self.y[0].data, n, &add,

@@ -6,8 +6,9 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from caffe2._core.operator cimport Operator
-from caffe2._core.tensor cimport FLOAT, resize1, resize_like, size_from, tensor_t
+from caffe2._core.tensor cimport BLOCKED, FLOAT, make_plain, resize1, resize_like, size_from, tensor_t
 from caffe2._core.threads cimport num_threads
+from caffe2.ops.blocked cimport resize_as
 from caffe2.ops.kernels.dispatch cimport K
 
 from caffe2._core.gradient import simple
@@ -76,6 +77,7 @@ cdef class BatchNorm(Operator):
     cdef int view(self) except -1 nogil:
         """Take X's measures; what is given for each channel is checked by expect_channels."""
         cdef tensor_t* x = self.x[0]
+        cdef int64_t room
         self.expect(0, FLOAT)
         if not 2 <= x.ndim <= 5:
             return self.fail("X must have 2 to 5 dimensions: (N, C, ...), or (N, ..., C) in order NHWC")
@@ -87,12 +89,15 @@ cdef class BatchNorm(Operator):
         else:
             self.run_length = size_from(x, 2)
             self.images = x.shape[0]
-        self.a = <float*>self.scratch(2 * self.channels * sizeof(float))
-        self.b = self.a + self.channels
+        room = (self.channels + LANES - 1) // LANES * LANES
+        self.a = <float*>self.scratch(2 * room * sizeof(float))
+        self.b = self.a + room
+        memset(self.a, 0, 2 * room * sizeof(float))
         return 0
 
     cdef int expect_channels(self, int i) except -1 nogil:
         self.expect(i, FLOAT)
+        make_plain(self.x[i])
         return self.expect_size(i, self.channels)
 
     cdef void channel(self, int64_t c) noexcept nogil:
@@ -112,8 +117,17 @@ cdef class BatchNorm(Operator):
 
 
 cdef class SpatialBN(BatchNorm):
+    cdef bint relu
+
+    def absorb(self, Operator following):
+        if following.type != "Relu":
+            return False
+        self.relu = True
+        return True
+
     def setup(self):
         BatchNorm.setup(self)
+        self.blocked = self.is_test and not self.nhwc
         if self.num_outputs not in (1, 5) or (self.num_outputs == 1) != self.is_test:
             raise ValueError("gives 1 output when testing (is_test=1), 5 when training")
         if self.num_inputs < 5 or (self.batches > 1 and not self.is_test and self.num_inputs != 7):
@@ -190,24 +204,37 @@ cdef class SpatialBN(BatchNorm):
         return 0
 
     cdef void row(self, int64_t i) noexcept nogil:
-        """y = a x + b for one run (NCHW), or for all channels of a pixel (NHWC)."""
+        """y = a x + b for one run (NCHW), a run of blocks, or for all channels of a pixel (NHWC)."""
         cdef int64_t j, n, at
+        cdef int k
         cdef const float* x
+        cdef const float* scale
+        cdef const float* bias
         cdef float* y
         cdef float a, b
         if self.nhwc:
             n, at = self.channels, i * self.channels
         else:
-            n, at = self.run_length, i * self.run_length
+            n = self.run_length * (LANES if self.x[0].layout == BLOCKED else 1)
+            at = i * n
         x = <const float*>self.x[0].data + at
         y = <float*>self.y[0].data + at
         if self.nhwc:
             for j in range(n):
                 y[j] = x[j] * self.a[j] + self.b[j]
+        elif self.x[0].layout == BLOCKED:
+            at = i % ((self.channels + LANES - 1) // LANES) * LANES
+            scale = self.a + at
+            bias = self.b + at
+            for j in range(self.run_length):
+                for k in range(LANES):
+                    y[j * LANES + k] = x[j * LANES + k] * scale[k] + bias[k]
         else:
             a, b = self.a[i % self.channels], self.b[i % self.channels]
             for j in range(n):
                 y[j] = x[j] * a + b
+        if self.relu:
+            K.vrelu(n, y, y)
 
     cdef int run(self) except -1 nogil:
         cdef int64_t c, i, rows
@@ -228,8 +255,10 @@ cdef class SpatialBN(BatchNorm):
         for c in range(self.channels):
             self.a[c] = scale[c] * (1 / sqrtf(var[c] + self.epsilon) if self.is_test else var[c])
             self.b[c] = bias[c] - mean[c] * self.a[c]
-        resize_like(self.y[0], self.x[0], FLOAT)
+        resize_as(self.y[0], self.x[0])
         rows = self.images if self.nhwc else self.images * self.channels
+        if self.x[0].layout == BLOCKED:
+            rows = self.images * ((self.channels + LANES - 1) // LANES)
         threads = num_threads(self.x[0].size)
         if threads == 1:
             for i in range(rows):

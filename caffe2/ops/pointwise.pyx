@@ -10,9 +10,10 @@ from libc.stdint cimport int64_t
 
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport (
-    FLOAT, MAX_DIMS, UNDEFINED, itemsize, resize, resize_like, same_shape, tensor_t,
+    FLOAT, MAX_DIMS, UNDEFINED, itemsize, resize, resize_blocked, same_shape, tensor_t,
 )
 from caffe2._core.threads cimport num_threads
+from caffe2.ops.blocked cimport all_blocked, resize_as, stored_size
 
 from caffe2._core.schema import TensorInfo
 
@@ -26,7 +27,7 @@ cdef class Pointwise(Operator):
     """Float tensors of one shape in, one of that shape out; in-place use is allowed.
 
     A subclass overrides `apply`, which sees a stretch of the values; stretches run on several
-    threads.
+    threads. One that sets `blocked` has one input, and f(0) = 0.
     """
 
     def __cinit__(self):
@@ -49,8 +50,8 @@ cdef class Pointwise(Operator):
             self.expect(i, FLOAT)
             if i:
                 self.expect_same_shape(i, 0)
-        n = self.x[0].size
-        resize_like(self.y[0], self.x[0], FLOAT)
+        n = stored_size(self.x[0])
+        resize_as(self.y[0], self.x[0])
         threads = num_threads(n * self.work)
         if threads == 1:
             self.stretch(0, n)
@@ -311,6 +312,11 @@ cdef class Binary(Broadcast):
         if self.loop == NULL:
             return self.bad_dtype(0)
         self.expect(1, dtype)
+        if self.blocked and all_blocked(self):
+            self.flat(stored_size(a))
+            resize_blocked(c, a.shape)
+            self.in_size = self.out_size = sizeof(float)
+            return self.sweep(2)
         self.align(a, b)
         if c == a or c == b:
             for d in range(c.ndim):

@@ -7,10 +7,14 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from caffe2._core.operator cimport Operator
-from caffe2._core.tensor cimport FLOAT, resize, resize_like, tensor_t
+from caffe2._core.tensor cimport (
+    BLOCKED, FLOAT, blocked_size, make_plain, resize, resize_blocked, resize_like, tensor_t,
+)
 from caffe2._core.threads cimport num_threads
-from caffe2.ops.kernels.dispatch cimport K, SCRATCH_USER, image_t
-from caffe2.ops.windows cimport Windows, check_shape, window_shape, windows_t
+from caffe2.ops.kernels.dispatch cimport (
+    K, POOL16_AVERAGE, POOL16_AVERAGE_PAD, POOL16_MAX, SCRATCH_USER, conv16_t, image_t,
+)
+from caffe2.ops.windows cimport Windows, blocked_windows, check_shape, window_shape, windows_t
 
 from caffe2._core.gradient import simple
 from caffe2._core.registry import register
@@ -138,6 +142,10 @@ cdef class Pool(Operator):
             if not self.windows.c.whole and max(self.windows.c.given_pad[i],
                                                 self.windows.c.given_tail[i]) >= self.windows.c.image.kernel[i]:
                 raise ValueError("pads must be smaller than the windows")
+        self.takes_blocked()
+
+    def takes_blocked(self):
+        self.blocked = self.mode != NORM and not self.windows.c.image.nhwc
 
     cdef inline int64_t pixels(self, int64_t inside) noexcept nogil:
         return self.windows.c.taps if self.include_pad else inside
@@ -150,11 +158,16 @@ cdef class Pool(Operator):
         cdef int64_t[5] shape
         cdef int64_t planes, i
         cdef int nth, failed = 0
+        cdef conv16_t c
         self.expect(0, FLOAT)
         if x.ndim < 3:
             self.expect_ndim(0, g.ndim + 2)
         self.windows.fit(x.ndim, x.shape)
         window_shape(g, g.channels, shape)
+        if x.layout == BLOCKED:
+            if blocked_windows(g, g.channels, &c):
+                return self.run_blocked(&c, shape)
+            make_plain(x)
         resize(self.y[0], x.ndim, shape, FLOAT)
         if self.y[0].size == 0:
             return 0
@@ -165,6 +178,27 @@ cdef class Pool(Operator):
         if failed:
             with gil:
                 raise MemoryError
+        return 0
+
+    cdef int run_blocked(self, const conv16_t* c, const int64_t* shape) except -1 nogil:
+        cdef const float* x = <const float*>self.x[0].data
+        cdef tensor_t* y = self.y[0]
+        cdef float* blocked
+        cdef int64_t count = self.windows.c.count
+        cdef int nth = num_threads(self.x[0].size)
+        cdef int mode = POOL16_MAX if self.mode == MAX else POOL16_AVERAGE_PAD if self.include_pad else POOL16_AVERAGE
+        if count == 1 and mode != POOL16_MAX and self.windows.c.taps == self.windows.c.pixels and not (
+                c.pad[0] or c.pad[1]):
+            resize(y, 4, shape, FLOAT)
+            K.mean16(c.batch, c.channels, self.windows.c.pixels, x, <float*>y.data, nth)
+        elif self.emits:
+            resize_blocked(y, shape)
+            K.pool16(c, mode, x, <float*>y.data, nth)
+        else:
+            blocked = <float*>self.scratch(blocked_size(shape) * sizeof(float))
+            K.pool16(c, mode, x, blocked, nth)
+            resize(y, 4, shape, FLOAT)
+            K.from16(c.batch, c.channels, count, blocked, <float*>y.data, nth)
         return 0
 
     cdef int plane(self, int64_t plane) noexcept nogil:
@@ -237,6 +271,9 @@ cdef class Pool(Operator):
 
 
 cdef class PoolGradient(Pool):
+    def takes_blocked(self):
+        pass
+
     cdef int run(self) except -1 nogil:
         cdef windows_t* g = &self.windows.c
         cdef tensor_t* x = self.x[0]

@@ -476,6 +476,7 @@ cdef class Clip(Pointwise):
     def setup(self):
         self.low = self.args.float("min", -FLT_MAX)
         self.high = self.args.float("max", FLT_MAX)
+        self.blocked = self.num_inputs == 1 and self.low <= 0 <= self.high
 
     cdef void apply(self, const float** x, float* y, int64_t n) noexcept nogil:
         cdef const float* v = x[0]

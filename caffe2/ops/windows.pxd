@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 from caffe2._core.tensor cimport tensor_t
-from caffe2.ops.kernels.dispatch cimport image_t
+from caffe2.ops.kernels.dispatch cimport conv16_t, image_t
 
 # Images are right-aligned in three spatial axes: a 2-D image has depth 1, a 1-D image height 1 too.
 cdef struct windows_t:
@@ -33,6 +33,9 @@ cdef class Windows:
 # Shape of a tensor with that many channels, on the windows' side, or on the images'.
 cdef void window_shape(const windows_t* g, int64_t channels, int64_t* shape) noexcept nogil
 cdef void image_shape(const windows_t* g, int64_t channels, int64_t* shape) noexcept nogil
+
+# The windows, after fit, as kernels of the blocked layout want them; False where they are not for that layout.
+cdef bint blocked_windows(const windows_t* g, int64_t out_channels, conv16_t* c) noexcept nogil
 
 # Raise unless t has that shape.
 cdef int check_shape(const tensor_t* t, const char* name, int ndim, const int64_t* shape) except -1 nogil

@@ -5,6 +5,9 @@ from caffe2._core.tensor cimport shape_of, tensor_t
 
 from caffe2._core.schema import TensorInfo
 
+cdef enum:
+    WIDE_BORDER = 32
+
 cdef enum LegacyPad:
     NOTSET = 0
     VALID = 1
@@ -224,6 +227,25 @@ cdef void window_shape(const windows_t* g, int64_t channels, int64_t* shape) noe
 
 cdef void image_shape(const windows_t* g, int64_t channels, int64_t* shape) noexcept nogil:
     fill_shape(g, channels, g.image.size, shape)
+
+
+cdef bint blocked_windows(const windows_t* g, int64_t out_channels, conv16_t* c) noexcept nogil:
+    cdef int i
+    cdef bint fits = g.ndim == 2 and not g.image.nhwc and g.batch > 0 and g.channels > 0 and g.count > 0
+    c.batch = g.batch
+    c.channels = <int>g.channels
+    c.out_channels = <int>out_channels
+    c.group = g.group
+    for i in range(2):
+        c.size[i] = g.image.size[i + 1]
+        c.out[i] = g.image.out[i + 1]
+        c.kernel[i] = g.image.kernel[i + 1]
+        c.stride[i] = g.image.stride[i + 1]
+        c.pad[i] = g.image.pad[i + 1]
+        c.dilation[i] = g.image.dilation[i + 1]
+        # kernels copy borders: one that is much larger than the image is not worth the memory
+        fits &= c.size[i] > 0 and max(g.image.pad[i + 1], g.tail[i + 1]) <= max(c.size[i], WIDE_BORDER)
+    return fits and 0 < out_channels <= INT32_MAX
 
 
 cdef int check_shape(const tensor_t* t, const char* name, int ndim, const int64_t* shape) except -1 nogil:
