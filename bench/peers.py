@@ -16,8 +16,8 @@ import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 BATCH = 64
 
@@ -43,15 +43,6 @@ def seconds(function, *args):
     start = time.perf_counter()
     function(*args)
     return time.perf_counter() - start
-
-
-def in_threads(functions, *args):
-    """Call each function in a thread of its own."""
-    threads = [threading.Thread(target=f, args=args) for f in functions]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
 
 
 # ---------------------------------------------------------------- the two sides
@@ -87,7 +78,7 @@ class Ours:
     def parallel(self):
         create = self.workspace.C.Workspace
         nets = [self.models.walk_through(create())[1] for _ in range(2)]
-        return lambda: speedup([net.run for net in nets], 20000)
+        return speedup([net.run for net in nets], 20000)
 
 
 class Peer:
@@ -144,7 +135,7 @@ class Peer:
         return lambda: each(lambda: tensor.numpy().copy())
 
     def parallel(self):
-        return lambda: speedup([self.walk_through_step() for _ in range(2)], 1000)
+        return speedup([self.walk_through_step() for _ in range(2)], 1000)
 
 
 def each(function, count=20000):
@@ -156,9 +147,14 @@ def each(function, count=20000):
 
 
 def speedup(functions, *args):
-    """Throughput of functions in threads of their own, relative to that of one of them alone."""
-    alone = seconds(in_threads, functions[:1], *args)
-    return len(functions) * alone / seconds(in_threads, functions, *args)
+    """Returns a function that takes a sample: how much faster functions are in threads of their own than in turn."""
+    pool = ThreadPoolExecutor(len(functions))
+
+    def run(functions):
+        for future in [pool.submit(f, *args) for f in functions]:
+            future.result()
+
+    return lambda: len(functions) * seconds(run, functions[:1]) / seconds(run, functions)
 
 
 def work(side, threads):
