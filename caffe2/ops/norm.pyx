@@ -3,13 +3,13 @@ from cython.parallel cimport prange
 
 from libc.math cimport INFINITY, powf, sqrt, sqrtf
 from libc.stdint cimport int64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport BLOCKED, FLOAT, make_plain, resize1, resize_like, size_from, tensor_t
 from caffe2._core.threads cimport num_threads
 from caffe2.ops.blocked cimport resize_as
-from caffe2.ops.kernels.dispatch cimport K
+from caffe2.ops.kernels.dispatch cimport K, SCRATCH_USER
 
 from caffe2._core.gradient import simple
 from caffe2._core.registry import register
@@ -454,10 +454,10 @@ cdef class LocalResponse(Operator):
         self.step = 1 if self.nhwc else self.pixels
         return 0
 
-    cdef void window(self, const float* x, const float* y, float* s, int64_t at, float bias,
+    cdef void window(self, const float* x, const float* y, float* s, int64_t at, int64_t step, float bias,
                      float factor) noexcept nogil:
         """s[c] = bias + factor * sum of x[k] y[k] over the channels k around c, for one pixel."""
-        cdef int64_t c, step = self.step
+        cdef int64_t c
         cdef int half = self.size // 2
         cdef double total = 0
         for c in range(min(half, self.channels)):
@@ -491,24 +491,65 @@ cdef class LocalResponse(Operator):
 
 
 cdef class LRN(LocalResponse):
-    cdef void pixel(self, int64_t at) noexcept nogil:
+    cdef bint failed
+
+    def setup(self):
+        LocalResponse.setup(self)
+        self.blocked = not self.nhwc
+
+    cdef int64_t first(self, int64_t i) noexcept nogil:
+        return i
+
+    cdef void pixel(self, int64_t i) noexcept nogil:
+        """Pixel i of all images. Its channels are put together first, so that powers are taken of all at once."""
+        cdef int64_t n = self.channels, c, image = i // self.pixels, step = self.step
+        cdef int64_t at = i * n if self.nhwc else image * n * self.pixels + i % self.pixels
+        cdef bint blocked = self.x[0].layout == BLOCKED
+        cdef int64_t room = (n + LANES - 1) // LANES * LANES
         cdef const float* x = <const float*>self.x[0].data
         cdef float* y = <float*>self.y[0].data
-        cdef int64_t _i
-        self.window(x, x, self.scale, at, self.bias, self.alpha / self.size)
-        for _i in range(self.channels):
-            y[at] = x[at] * powf(self.scale[at], -self.beta)
-            at += self.step
+        cdef float* row = <float*>K.scratch(SCRATCH_USER, 2 * room * sizeof(float))
+        cdef float* s = row + room
+        if row == NULL:
+            self.failed = True
+            return
+        if blocked:
+            x += image * room * self.pixels + i % self.pixels * LANES
+            y += image * room * self.pixels + i % self.pixels * LANES
+            for c in range(0, room // LANES):
+                memcpy(row + c * LANES, x + c * self.pixels * LANES, LANES * sizeof(float))
+        else:
+            for c in range(n):
+                row[c] = x[at + c * step]
+        self.window(row, row, s, 0, 1, self.bias, self.alpha / self.size)
+        if self.num_outputs > 1:
+            for c in range(n):
+                (<float*>self.y[1].data)[at + c * step] = s[c]
+        if self.bias < 0:           # roots may be of negative numbers
+            for c in range(n):
+                s[c] = powf(s[c], -self.beta)
+        else:
+            K.vlog(n, s, s)
+            K.vscale(n, -self.beta, s, s)
+            K.vexp(n, s, s)
+        K.vmul(n, row, s, row)      # what a block has beyond the last channel stays 0
+        if blocked:
+            for c in range(0, room // LANES):
+                memcpy(y + c * self.pixels * LANES, row + c * LANES, LANES * sizeof(float))
+        else:
+            for c in range(n):
+                y[at + c * step] = row[c]
 
     cdef int run(self) except -1 nogil:
         self.view()
-        resize_like(self.y[0], self.x[0], FLOAT)
+        resize_as(self.y[0], self.x[0])
         if self.num_outputs > 1:
             resize_like(self.y[1], self.x[0], FLOAT)
-            self.scale = <float*>self.y[1].data
-        else:
-            self.scale = <float*>self.scratch(self.x[0].size * sizeof(float))
-        return self.each_pixel()
+        self.each_pixel()
+        if self.failed:
+            self.failed = False
+            return self.fail("not enough memory")
+        return 0
 
 
 cdef class LRNGradient(LocalResponse):
@@ -522,12 +563,12 @@ cdef class LRNGradient(LocalResponse):
         cdef float* s = self.scale
         cdef float* r = self.ratio
         cdef int64_t _i, c = at
-        self.window(x, x, s, at, self.bias, self.alpha / self.size)
+        self.window(x, x, s, at, self.step, self.bias, self.alpha / self.size)
         for _i in range(self.channels):
             dx[c] = dy[c] * powf(s[c], -self.beta)
             s[c] = y[c] / s[c]
             c += self.step
-        self.window(dy, s, r, at, 0, -2 * self.alpha * self.beta / self.size)
+        self.window(dy, s, r, at, self.step, 0, -2 * self.alpha * self.beta / self.size)
         c = at
         for _i in range(self.channels):
             dx[c] += x[c] * r[c]
