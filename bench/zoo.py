@@ -14,6 +14,7 @@ from caffe2.proto import caffe2_pb2
 from caffe2.python import brew, inference_optimizer, model_helper, optimizer, workspace
 
 CLASSES = 1000
+LEARNING_RATE = 0.001
 
 
 @dataclass
@@ -105,7 +106,7 @@ class Zoo:
             self.label = self.rng.integers(0, classes, shape[0]).astype(np.int32)
             _, loss = self.model.net.SoftmaxWithLoss([x, "label"], ["softmax", "loss"])
             self.model.AddGradientOperators([loss])
-            optimizer.build_sgd(self.model, base_learning_rate=0.001, policy="fixed")
+            optimizer.build_sgd(self.model, base_learning_rate=LEARNING_RATE, policy="fixed")
         else:
             brew.softmax(self.model, x, "softmax")
             del self.net.external_input[:]
@@ -241,7 +242,16 @@ def mlp(batch=128, train=False):
     return n.finish(n.fc(x, "logits", 1024, 10), 10, batch, 784)
 
 
-NETS = {f.__name__: f for f in (resnet50, squeezenet, mobilenet_v2, vgg16, inception_v1, mlp)}
+def lenet(batch=64, train=False):
+    """LeNet of the original's MNIST tutorial."""
+    n = _start("lenet", train)
+    x = n.max_pool(n.conv("data", "conv1", 1, 20, 5), "pool1", 2, 2)
+    x = n.max_pool(n.conv(x, "conv2", 20, 50, 5), "pool2", 2, 2)
+    x = n.relu(n.fc(x, "fc3", 800, 500))
+    return n.finish(n.fc(x, "logits", 500, 10), 10, batch, 1, 28, 28)
+
+
+NETS = {f.__name__: f for f in (resnet50, squeezenet, mobilenet_v2, vgg16, inception_v1, mlp, lenet)}
 
 
 # ---------------------------------------------------------------- the same elsewhere
