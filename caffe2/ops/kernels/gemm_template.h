@@ -4,8 +4,8 @@
  *   dots     few rows or few columns, both factors contiguous along K: one dot product an entry
  *   direct   few rows, few columns or small sizes: A is read where it is, B too if its rows are
  *            contiguous, else it is copied panel by panel
- *   packed   the rest: A is copied into panels of MR rows, B block by block (KC x NC, so that it
- *            stays in the second-level cache) into panels of NR columns
+ *   packed   the rest: A is copied into panels of MR rows, B panel by panel (KC x NR, so that it
+ *            stays in the first-level cache), each of which meets all rows at once
  * Images become windows only when a panel is copied. Tiles of C are computed in registers. */
 
 #define V FN_T(v)
@@ -75,18 +75,20 @@ INLINE void FN(tile)(const int rows, const int vectors, const int packed, long k
     }
     if (f->plain && n == vectors * LANES) {
         REAL* c = f->c + row * f->ldc + col;
-#pragma GCC unroll 12
-        for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-            for (int j = 0; j < vectors; j++) {
-                V_ANY* q = (V_ANY*)(c + i * f->ldc + j * LANES);
-                V x = f->alpha * sum[i][j];
-                if (f->beta) x += *q;
-                if (f->bias_row) x += f->bias_row[row + i];
-                if (f->bias_col) x += *(const V_ANY*)(f->bias_col + col + j * LANES);
-                if (f->relu) x = (V)((V_INDEX)x & ~(V_INDEX)(x < 0));
-                *q = x;
-            }
+        /* All of C is read before any of it is written: where rows lie a multiple of 4096 bytes
+         * apart, a load would wait for the stores before it. */
+#define EACH                                                \
+    _Pragma("GCC unroll 12") for (int i = 0; i < rows; i++) \
+        _Pragma("GCC unroll 4") for (int j = 0; j < vectors; j++)
+#define AT(x) *(V_ANY*)(x + j * LANES)
+        EACH sum[i][j] *= f->alpha;
+        if (f->beta) EACH sum[i][j] += AT(c + i * f->ldc);
+        if (f->bias_row) EACH sum[i][j] += f->bias_row[row + i];
+        if (f->bias_col) EACH sum[i][j] += AT(f->bias_col + col);
+        if (f->relu) EACH sum[i][j] = (V)((V_INDEX)sum[i][j] & ~(V_INDEX)(sum[i][j] < 0));
+        EACH AT(c + i * f->ldc) = sum[i][j];
+#undef EACH
+#undef AT
     } else {
 #pragma GCC unroll 2
         for (int first = 0; first < vectors; first += 2) {
@@ -352,10 +354,10 @@ static FN(finish_t) FN(finish_of)(const FN(product_t) * p, int first, int last) 
 static int FN(task)(const FN(product_t) * p, const REAL* packed_a, long a_from, long k_end, long i0,
                     long i1, long j0, long j1) {
     const long step = k_block(p->k);
-    REAL* block = 0;
+    REAL* panel = 0;
     if (!p->b.packed) {
-        block = kernels_scratch(SLOT_B, (size_t)(j1 - j0) * NR * step * sizeof(REAL));
-        if (!block) return -1;
+        panel = kernels_scratch(SLOT_B, (size_t)NR * step * sizeof(REAL));
+        if (!panel) return -1;
     }
     for (long k0 = a_from; k0 < k_end; k0 += step) {
         const long kc = MIN(step, p->k - k0);
@@ -365,9 +367,8 @@ static int FN(task)(const FN(product_t) * p, const REAL* packed_a, long a_from, 
             const REAL* b;
             if (p->b.packed) b = p->b.x + FN(panel_at)(&p->columns, j, k0, kc);
             else {
-                REAL* d = block + (j - j0) * NR * kc;
-                FN(pack_one)(OPERAND_B, &p->b, &p->columns, j, k0, kc, d);
-                b = d;
+                FN(pack_one)(OPERAND_B, &p->b, &p->columns, j, k0, kc, panel);
+                b = panel;
             }
             for (long i = i0; i < i1; i++) {
                 const long row = i * p->rows.width, m = MIN(p->rows.width, p->rows.n - row);
