@@ -175,6 +175,78 @@ def test_winograd_ways(name, way, n, channels, size, filters, nth):
           add="b+0", seed=channels)
 
 
+# ---------------------------------------------------------------- gradients
+
+
+def check_gradients(level, n, channels, size, filters, kernel, stride, pad, tail, dilation, group=1, nth=1,
+                    winograd=True):
+    out = [(i + p + t - (k - 1) * d - 1) // s + 1
+           for i, p, t, k, d, s in zip(size, pad, tail, kernel, dilation, stride, strict=True)]
+    if min(out) < 1:
+        return
+    rng = np.random.default_rng(n)
+    x, w = random(rng, n, channels, *size), random(rng, filters, channels // group, *kernel)
+    dy = random(rng, n, filters, *out)
+    case = (blocked(x), w, blocked(dy), group, stride, pad, dilation)
+    dx = level.image_gradient(*case, winograd, nth)
+    a = windows(x, kernel, stride, pad, dilation, out)
+    a = a.reshape(n, group, channels // group, *a.shape[2:])
+    d = dy.reshape(n, group, filters // group, *out).astype(float)
+    if group == 1 or channels // group >= 16:
+        expected = np.einsum("ngcrshw,ngmhw->gmcrs", a, d, optimize=True).reshape(w.shape)
+        dw = level.filter_gradient(*case, nth)
+        np.testing.assert_allclose(dw, expected, rtol=0, atol=1e-5 * (np.abs(expected).max() + 1))
+    columns = np.einsum("gmcrs,ngmhw->ngcrshw", w.reshape(group, filters // group, *w.shape[1:]).astype(float), d, optimize=True)
+    columns = columns.reshape(n, channels, *kernel, *out)
+    reach = [max(i + p, (o - 1) * s + (k - 1) * e + 1)
+             for i, p, o, s, k, e in zip(size, pad, out, stride, kernel, dilation, strict=True)]
+    image = np.zeros((n, channels, *reach))
+    for r in range(kernel[0]):
+        for s in range(kernel[1]):
+            top, left = r * dilation[0], s * dilation[1]
+            image[:, :, top:top + (out[0] - 1) * stride[0] + 1:stride[0],
+                  left:left + (out[1] - 1) * stride[1] + 1:stride[1]] += columns[:, :, r, s]
+    expected = image[:, :, pad[0]:pad[0] + size[0], pad[1]:pad[1] + size[1]]
+    atol = 1e-5 * (np.abs(expected).max(initial=0) + 1)
+    np.testing.assert_allclose(plain(dx, channels), expected, rtol=0, atol=atol)
+
+
+@each_level
+@given(n=st.integers(0, 3), channels=st.integers(1, 50), size=sides, filters=st.integers(1, 70), kernel=pairs,
+       stride=pairs, pad=pairs, tail=pairs, nth=st.integers(1, 3), winograd=st.booleans())
+def test_gradients(name, **case):
+    check_gradients(dispatch.level(name), dilation=(1, 1), **case)
+
+
+@each_level
+@given(n=st.integers(1, 3), size=sides, kernel=pairs, pad=pairs, tail=pairs, nth=st.integers(1, 2),
+       dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)), group=st.integers(1, 3))
+def test_gradients_of_groups(name, group, **case):
+    check_gradients(dispatch.level(name), channels=16 * group, filters=32 * group, group=group, stride=(1, 1), **case)
+
+
+@each_level
+@given(n=st.integers(1, 3), size=sides, kernel=pairs, stride=pairs, pad=pairs, tail=pairs, nth=st.integers(1, 2),
+       channels=st.integers(2, 40))
+def test_gradients_of_depthwise(name, channels, **case):
+    check_gradients(dispatch.level(name), channels=channels, filters=channels, group=channels, dilation=(1, 1), **case)
+
+
+@pytest.mark.parametrize("channels, size, filters, kernel, stride, pad, n", [
+    (64, (28, 28), 96, 1, 1, 0, 2), (32, (14, 14), 64, 3, 1, 1, 5), (3, (30, 31), 33, 7, 2, 3, 2),
+    (48, (7, 7), 80, 3, 1, 1, 5), (32, (15, 14), 64, 3, 2, 1, 2), (64, (9, 9), 48, 1, 2, 0, 2),
+    (40, (1, 1), 33, 1, 1, 0, 3), (24, (60, 60), 16, 3, 1, 1, 1), (20, (9, 9), 24, 2, 5, 0, 2),
+])
+@pytest.mark.parametrize("nth", [1, 2])
+@each_level
+def test_gradient_ways(name, channels, size, filters, kernel, stride, pad, n, nth):
+    check_gradients(dispatch.level(name), n, channels, size, filters, (kernel,) * 2, (stride,) * 2, (pad,) * 2,
+                    (pad,) * 2, (1, 1), nth=nth)
+
+
+# ---------------------------------------------------------------- choice, special values, threads
+
+
 @each_level
 def test_ways(name):
     level = dispatch.level(name)

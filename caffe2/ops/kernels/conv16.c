@@ -99,8 +99,30 @@ static size_t direct_bytes(const conv16_t* c) {
     return out * c->group * (c->channels / c->group) * c->kernel[0] * c->kernel[1] * sizeof(float);
 }
 
+/* The filters of a panel for some input channels: to[tap][channel][width]; PANEL or half of it
+ * wide, 0 beyond out_channels. Goes through memory in its order. */
+void CAT(conv16_gather, ISA)(const conv16_t* c, const filters_t* f, long group, long first,
+                             long width, long channel, long channels, float* to) {
+    const long taps = (long)c->kernel[0] * c->kernel[1];
+    const long exist = MIN(width, c->out_channels / c->group - first);
+    const float* w = f->w + group * f->group_step + first * f->out_step + channel * f->in_step;
+    if (exist < width) memset(to, 0, taps * channels * width * sizeof(float));
+#define ITEM(tap)                              \
+    to[(tap * channels + k) * width + o] =     \
+        w[o * f->out_step + k * f->in_step + f->at[tap]]
+    if (f->out_step > f->in_step)
+        for (long o = 0; o < exist; o++)
+            for (long k = 0; k < channels; k++)
+                for (long tap = 0; tap < taps; tap++) ITEM(tap);
+    else
+        for (long k = 0; k < channels; k++)
+            for (long tap = 0; tap < taps; tap++)
+                for (long o = 0; o < exist; o++) ITEM(tap);
+#undef ITEM
+}
+
 /* step channels lie together, as in the input. */
-static void direct_pack(const conv16_t* c, int step, const float* w, float* packed, int nth) {
+static void direct_pack(const conv16_t* c, int step, const filters_t* f, float* packed, int nth) {
     const long out = c->out_channels / c->group, depth = c->channels / c->group;
     const long padded = 16 * BLOCKS(out), panels = DIVIDE_UP(padded, PANEL);
     const long taps = (long)c->kernel[0] * c->kernel[1];
@@ -108,22 +130,19 @@ static void direct_pack(const conv16_t* c, int step, const float* w, float* pack
     for (long g = 0; g < c->group; g++)
         for (long panel = 0; panel < panels; panel++) {
             const long first = panel * PANEL, width = MIN(PANEL, padded - first);
-            const float* from = w + (g * out + first) * depth * taps;
             float* to = packed + (g * padded + first) * depth * taps;
-            for (long block = 0; block < depth; block += step)
-                for (long tap = 0; tap < taps; tap++)
-                    for (long k = block; k < MIN(block + step, depth); k++, to += width)
-                        for (long o = 0; o < width; o++)
-                            to[o] = first + o < out ? from[(o * depth + k) * taps + tap] : 0;
+            for (long k = 0; k < depth; k += step)
+                CAT(conv16_gather, ISA)(c, f, g, first, width, k, MIN(step, depth - k),
+                                        to + k * taps * width);
         }
 }
 
-static void depthwise_pack(const conv16_t* c, const float* w, float* packed) {
+static void depthwise_pack(const conv16_t* c, const filters_t* f, float* packed) {
     const long taps = (long)c->kernel[0] * c->kernel[1];
     for (long block = 0; block < BLOCKS(c->channels); block++)
         for (long tap = 0; tap < taps; tap++)
             for (long k = 16 * block; k < 16 * block + 16; k++)
-                *packed++ = k < c->channels ? w[k * taps + tap] : 0;
+                *packed++ = k < c->channels ? f->w[k * f->group_step + f->at[tap]] : 0;
 }
 
 static int winograd_tile(int way) { return way == CONV16_WINOGRAD_4 ? 4 : 2; }
@@ -139,13 +158,27 @@ size_t CAT(conv16_pack_bytes, ISA)(const conv16_t* c, int way) {
     }
 }
 
-int CAT(conv16_pack, ISA)(const conv16_t* c, int way, const float* w, float* packed, int nth) {
+void CAT(conv16_pack_from, ISA)(const conv16_t* c, int way, const filters_t* f, float* packed,
+                                int nth) {
+    const double pairs = (double)c->out_channels * c->channels / c->group;
+    nth = threads_for(4 * pairs * c->kernel[0] * c->kernel[1], nth);
     switch (way) {
-        case CONV16_DIRECT: direct_pack(c, 16, w, packed, nth); return 0;
-        case CONV16_FIRST: direct_pack(c, 1, w, packed, nth); return 0;
-        case CONV16_DEPTHWISE: depthwise_pack(c, w, packed); return 0;
-        default: return CAT(winograd_pack, ISA)(c, winograd_tile(way), w, packed, nth);
+        case CONV16_DIRECT: direct_pack(c, 16, f, packed, nth); break;
+        case CONV16_FIRST: direct_pack(c, 1, f, packed, nth); break;
+        case CONV16_DEPTHWISE: depthwise_pack(c, f, packed); break;
+        default: CAT(winograd_pack, ISA)(c, winograd_tile(way), f, packed, nth);
     }
+}
+
+int CAT(conv16_pack, ISA)(const conv16_t* c, int way, const float* w, float* packed, int nth) {
+    const long taps = (long)c->kernel[0] * c->kernel[1], depth = c->channels / c->group;
+    long* at = kernels_scratch(2, taps * sizeof(long));
+    if (!at) return -1;
+    for (long i = 0; i < taps; i++) at[i] = i;
+    const filters_t f = {.w = w, .group_step = c->out_channels / c->group * depth * taps,
+                         .out_step = depth * taps, .in_step = taps, .at = at};
+    CAT(conv16_pack_from, ISA)(c, way, &f, packed, nth);
+    return 0;
 }
 
 /* ---- the whole convolution ---- */
@@ -399,8 +432,10 @@ int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
     if (nchw) return c->group == 1 ? CONV16_FIRST : CONV16_NONE;
     if (c->group > 1 && c->group == c->channels && out == 1) return CONV16_DEPTHWISE;
     if (c->group > 1 && (c->channels / c->group % 16 || out % 16)) return CONV16_NONE;
-    for (int i = 0; i < 2; i++)
-        winograd &= c->kernel[i] == 3 && c->stride[i] == 1 && c->dilation[i] == 1 && c->out[i] >= 4;
+    for (int i = 0; i < 2 && winograd; i++)
+        if (c->kernel[i] != 3 || c->stride[i] != 1 || c->dilation[i] != 1 || c->out[i] < 4)
+            winograd = 0;
+    if (winograd == 2) winograd = (double)c->batch * c->out[0] * c->out[1] > REPACK_PIXELS;
     if (!winograd || c->group > 1 || c->channels < 16 || out < 16) return CONV16_DIRECT;
     /* with few tiles, reading the filters costs more than the sums */
     const long tiles = c->batch * DIVIDE_UP(c->out[0], 4l) * DIVIDE_UP(c->out[1], 4l);

@@ -10,6 +10,7 @@
 #define BLOCKS(channels) (((channels) + 15l) / 16)
 #define DIVIDE_UP(a, b) (((a) + (b) - 1) / (b))
 #define THREAD_WORK 150000.0 /* multiplications that pay for one more thread */
+#define REPACK_PIXELS 512. /* from there on, transforming filters for one use pays */
 #define BAND_BYTES (512l << 10) /* of the input: what stays in the second-level cache */
 
 /* At most this many pixels are computed at once, times one or two vectors of output channels. */
@@ -45,7 +46,22 @@ typedef void (*tile_t)(const reduction_t* r, const float* x, long x_row, const f
 enum { TILE_NCHW, TILE_BLOCKED, TILE_PLAIN };
 tile_t CAT(conv16_tile, ISA)(int kind, int vectors, int rows, int columns);
 
-int CAT(winograd_pack, ISA)(const conv16_t* c, int tile, const float* w, float* packed, int nth);
+int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd);
+size_t CAT(conv16_pack_bytes, ISA)(const conv16_t* c, int way);
+
+/* Where filters lie: floats between groups, output and input channels, and each tap's place. */
+typedef struct {
+    const float* w;
+    long group_step, out_step, in_step;
+    const long* at;
+} filters_t;
+void CAT(conv16_gather, ISA)(const conv16_t* c, const filters_t* f, long group, long first,
+                             long width, long channel, long channels, float* to);
+void CAT(conv16_pack_from, ISA)(const conv16_t* c, int way, const filters_t* f, float* packed,
+                                int nth);
+int CAT(conv16, ISA)(const conv16_t* c, int way, const float* x, const float* packed,
+                     const epilogue16_t* e, float* y, int nth);
+void CAT(winograd_pack, ISA)(const conv16_t* c, int t, const filters_t* f, float* packed, int nth);
 int CAT(winograd, ISA)(const conv16_t* c, int tile, const float* x, const float* packed,
                        const epilogue16_t* e, float* y, int nth);
 void CAT(depthwise16, ISA)(const conv16_t* c, const float* x, const float* packed,

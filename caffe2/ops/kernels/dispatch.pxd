@@ -154,6 +154,10 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
                            int nth) noexcept nogil
         int (*conv16)(const conv16_t* c, int way, const float* x, const float* packed,
                       const epilogue16_t* epilogue, float* y, int nth) noexcept nogil
+        int (*conv16_filter_gradient)(const conv16_t* c, const float* x, const float* dy, float* dw,
+                                      int nth) noexcept nogil
+        int (*conv16_image_gradient)(const conv16_t* c, int winograd, const float* dy,
+                                     const float* w, float* dx, int nth) noexcept nogil
         void (*pool16)(const conv16_t* c, int mode, const float* x, float* y,
                        int nth) noexcept nogil
         void (*mean16)(long batch, int channels, long pixels, const float* x, float* y,

@@ -244,6 +244,27 @@ cdef class Level:
         self.k.from16(n, channels, h * w, <const float*> pointer(x), <float*> pointer(y), nth)
         return y
 
+    def filter_gradient(self, x, w, dy, int group=1, stride=(1, 1), pad=(0, 0), dilation=(1, 1), int nth=1):
+        """Gradient of the filters of a convolution of blocked images; of `w` only the shape counts."""
+        cdef conv16_t c = shape16(x.shape[0], w.shape[1] * group, x.shape[2:4], w.shape[0],
+                                  dy.shape[2:4], group, w.shape[2:], stride, pad, dilation)
+        dw = np.full(w.shape, np.nan, np.float32)
+        if self.k.conv16_filter_gradient(&c, <const float*> pointer(x), <const float*> pointer(dy),
+                                         <float*> pointer(dw), nth):
+            raise MemoryError
+        return dw
+
+    def image_gradient(self, x, w, dy, int group=1, stride=(1, 1), pad=(0, 0), dilation=(1, 1),
+                       bint winograd=True, int nth=1):
+        """Gradient of the blocked images of a convolution; of `x` only the shape counts."""
+        cdef conv16_t c = shape16(x.shape[0], w.shape[1] * group, x.shape[2:4], w.shape[0],
+                                  dy.shape[2:4], group, w.shape[2:], stride, pad, dilation)
+        dx = aligned(x.shape)
+        if self.k.conv16_image_gradient(&c, winograd, <const float*> pointer(dy),
+                                        <const float*> pointer(w), <float*> pointer(dx), nth):
+            raise MemoryError
+        return dx
+
     def pool16(self, x, int channels, mode, kernel, stride, pad, out, int nth=1):
         """Pooling of blocked images; `mode` is "max", "average" or "average_pad"."""
         cdef conv16_t c = shape16(x.shape[0], channels, x.shape[2:4], channels, out, channels, kernel,

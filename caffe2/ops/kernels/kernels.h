@@ -213,8 +213,9 @@ typedef struct kernels_t {
     /* x[batch][channels][pixels] to blocked and back. */
     void (*to16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
     void (*from16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
-    /* The fastest way for a convolution of blocked (nchw = 0) or NCHW (nchw = 1) images;
-     * winograd = 0 rules those ways out. CONV16_NONE if there is none. Depends on batch and out. */
+    /* The fastest way for a convolution of blocked (nchw = 0) or NCHW (nchw = 1) images, by its
+     * batch and out too; CONV16_NONE if there is none. winograd = 0 rules those ways out, 1 says
+     * that packed filters are kept, 2 that they serve once. */
     int (*conv16_way)(const conv16_t* c, int nchw, int winograd);
     /* Filters are packed once; packed is 64-byte aligned with conv16_pack_bytes bytes. batch, size,
      * out, pad and stride do not count. */
@@ -223,6 +224,12 @@ typedef struct kernels_t {
     /* y = epilogue(x * filters). */
     int (*conv16)(const conv16_t* c, int way, const float* x, const float* packed,
                   const epilogue16_t* epilogue, float* y, int nth);
+    /* Gradients, wherever conv16_way(c, 0, 0) is not CONV16_NONE; that of filters not for depthwise
+     * ones, that of images not for strides with dilation. w and dw are OIHW, the rest blocked. */
+    int (*conv16_filter_gradient)(const conv16_t* c, const float* x, const float* dy, float* dw,
+                                  int nth);
+    int (*conv16_image_gradient)(const conv16_t* c, int winograd, const float* dy, const float* w,
+                                 float* dx, int nth);
     /* channels = out_channels. The window may reach beyond the image; of one that lies outside
      * altogether the maximum is -FLT_MAX and the average 0. NaN is not greater than any value. */
     void (*pool16)(const conv16_t* c, int mode, const float* x, float* y, int nth);

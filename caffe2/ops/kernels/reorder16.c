@@ -6,20 +6,6 @@
 
 #define STRETCH 256 /* pixels that a thread does at once */
 
-/* rows x columns items, transposed: to[j * to_step + i] = x[i * step + j] */
-static void transpose(const float* x, long step, long rows, long columns, float* to, long to_step) {
-    for (long j = 0; j < columns; j += 4)
-        for (long i = 0; i < rows; i += 4) {
-            if (i + 4 <= rows && j + 4 <= columns) {
-                transpose_4x4((uint32_t*)(to + j * to_step + i), to_step,
-                              (const uint32_t*)(x + i * step + j), step);
-                continue;
-            }
-            for (long c = j; c < MIN(j + 4, columns); c++)
-                for (long r = i; r < MIN(i + 4, rows); r++) to[c * to_step + r] = x[r * step + c];
-        }
-}
-
 static void reorder(int back, long batch, int channels, long pixels, const float* x, float* y,
                     int nth) {
     const long blocks = BLOCKS(channels), stretches = DIVIDE_UP(pixels, STRETCH);
@@ -31,10 +17,10 @@ static void reorder(int back, long batch, int channels, long pixels, const float
         const long plain = (n * channels + 16 * block) * pixels + from;
         const long blocked = ((n * blocks + block) * pixels + from) * 16;
         const long count = MIN(STRETCH, pixels - from);
-        if (back) transpose(x + blocked, 16, count, width, y + plain, pixels);
+        if (back) transpose_any(x + blocked, 16, count, width, y + plain, pixels);
         else {
             if (width < 16) memset(y + blocked, 0, count * 16 * sizeof(float));
-            transpose(x + plain, pixels, width, count, y + blocked, 16);
+            transpose_any(x + plain, pixels, width, count, y + blocked, 16);
         }
     }
 }

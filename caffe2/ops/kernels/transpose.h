@@ -26,4 +26,19 @@ static inline void transpose_4x4(uint32_t* to, int64_t to_step, const uint32_t* 
     row[3] = PICK(high[0], high[1], 2, 3, 6, 7);
     for (int i = 0; i < 4; i++) memcpy(to + i * to_step, &row[i], 16);
 }
+
+/* rows x columns items, transposed: to[j * to_step + i] = x[i * step + j] */
+static inline void transpose_any(const float* x, long step, long rows, long columns, float* to,
+                                 long to_step) {
+    for (long j = 0; j < columns; j += 4)
+        for (long i = 0; i < rows; i += 4) {
+            if (i + 4 <= rows && j + 4 <= columns) {
+                transpose_4x4((uint32_t*)(to + j * to_step + i), to_step,
+                              (const uint32_t*)(x + i * step + j), step);
+                continue;
+            }
+            for (long c = j; c < columns && c < j + 4; c++)
+                for (long r = i; r < rows && r < i + 4; r++) to[c * to_step + r] = x[r * step + c];
+        }
+}
 #endif

@@ -254,27 +254,32 @@ static const double G4[6][3] = {{1. / P2 / Q2, 0, 0}, AT(P, N(P, Q)), AT(-P, N(P
                                 AT(Q, N(Q, P)), AT(-Q, N(Q, P)), {0, 0, 1}};
 static const double G2[4][3] = {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
 
-int CAT(winograd_pack, ISA)(const conv16_t* c, int t, const float* w, float* packed, int nth) {
+void CAT(winograd_pack, ISA)(const conv16_t* c, int t, const filters_t* f, float* packed, int nth) {
     const int s = t + 2;
     const double(*G)[3] = t == 4 ? G4 : G2;
     const long padded = 16 * BLOCKS(c->out_channels), depth = c->channels;
 #pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
     for (long first = 0; first < padded; first += PANEL) {
         const long width = MIN(PANEL, padded - first);
-        for (long k = 0; k < depth; k++)
-            for (long o = 0; o < width; o++) {
-                float* to = packed + first * depth + k * width + o;
-                const float* g = w + ((first + o) * depth + k) * 9;
-                const int exists = first + o < c->out_channels;
-                double lines[6][3] = {{0}};
-                for (int i = 0; i < s && exists; i++)
-                    for (int j = 0; j < 3; j++)
-                        lines[i][j] = G[i][0] * g[j] + G[i][1] * g[3 + j] + G[i][2] * g[6 + j];
-                for (int i = 0; i < s; i++)
-                    for (int j = 0; j < s; j++, to += padded * depth)
-                        *to = (float)(lines[i][0] * G[j][0] + lines[i][1] * G[j][1] +
-                                      lines[i][2] * G[j][2]);
-            }
+        float taps[9 * 16 * PANEL];
+        for (long k = 0; k < depth; k++) {
+            const long among = k % 16, channels = MIN(16, depth - k + among);
+            if (!among) CAT(conv16_gather, ISA)(c, f, 0, first, width, k, channels, taps);
+            const float* g = taps + among * width;
+            const long row = 3 * channels * width, column = channels * width;
+            double lines[6][3][PANEL];
+            for (int i = 0; i < s; i++)
+                for (int j = 0; j < 3; j++)
+                    for (long o = 0; o < width; o++) {
+                        const float* q = g + j * column + o;
+                        lines[i][j][o] = G[i][0] * q[0] + G[i][1] * q[row] + G[i][2] * q[2 * row];
+                    }
+            float* to = packed + first * depth + k * width;
+            for (int i = 0; i < s; i++)
+                for (int j = 0; j < s; j++, to += padded * depth)
+                    for (long o = 0; o < width; o++)
+                        to[o] = (float)(lines[i][0][o] * G[j][0] + lines[i][1][o] * G[j][1] +
+                                        lines[i][2][o] * G[j][2]);
+        }
     }
-    return 0;
 }
