@@ -432,6 +432,42 @@ def fill_random_network_inputs(net_def, input_dims, input_types):
         written.update(op.output)
 
 
+# Bytes of intermediate blobs from which on a Predictor divides a batch.
+BATCH_MEMORY = 64 << 20
+
+
+def _pieces(data):
+    """Serialized nets of one operator each, with what else there is, of a serialized net: large ones in little memory.
+
+    Where an operator's bytes are not found, the rest is returned as it is, for the parser to complain about.
+    """
+    operators, common, at = [], [], 0
+    while at < len(data):
+        start, (tag, at) = at, _varint(data, at)
+        if tag & 7 != 2:                    # a scalar field, or none of a NetDef's: left to the parser
+            return [data]
+        size, at = _varint(data, at)
+        at += size
+        (operators if tag >> 3 == 2 else common).append((start, at))
+    if at != len(data) or not operators:
+        return [data]
+    rest = b"".join(data[i:j] for i, j in common)
+    return (data[i:j] + rest for i, j in operators)
+
+
+def _varint(data, at):
+    """A number of variable length, and where it ends."""
+    value = shift = 0
+    while at < len(data):
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+    return value, at
+
+
 class Predictor:
     """A model: its init net is run once, its predict net for each call of `run`, in a workspace of its own.
 
@@ -440,18 +476,22 @@ class Predictor:
     init_net, predict_net : NetDef or bytes
     optimize : bool
         Whether the predict net is rewritten for inference when it first runs. Its outputs then differ by rounding, and
-        parameters that went into others can no longer be given to `run`.
+        parameters that went into others can no longer be given to `run`. Large batches go through it in parts, where
+        it treats images independently.
     """
 
     def __init__(self, init_net, predict_net, optimize=True):
-        init_net, self._net_def = (_parse(caffe2_pb2.NetDef, n) for n in (init_net, predict_net))
+        self._net_def = _parse(caffe2_pb2.NetDef, predict_net)
         self._workspace = Workspace(".", _current())
-        bind_net(init_net, self._workspace).run()
+        for net in _pieces(init_net) if isinstance(init_net, bytes) else [init_net]:
+            bind_net(_parse(caffe2_pb2.NetDef, net), self._workspace).run()
         self._inputs = list(self._net_def.external_input)
         self._outputs = list(self._net_def.external_output)
         self._optimize = bool(optimize)
         self._folded = set()
         self._net = None
+        self._split = self._optimize
+        self._parts_of = None, 1            # (input, shape) of the last run, and its number of parts
 
     def run(self, inputs):
         """Predict.
@@ -487,8 +527,32 @@ class Predictor:
             if self._optimize:
                 self._rewrite(inputs)
             self._net = bind_net(self._net_def, self._workspace)
+        if not self._split or len(inputs) != 1:
+            return self._run()
+        (name, value), = inputs.items()
+        parts = self._parts(name, np.shape(value))
+        if parts == 1:
+            return self._run()
+        results = []
+        for part in np.array_split(np.asarray(value), parts):
+            self._workspace[name].feed(part)
+            results.append(self._run())
+        return [np.concatenate(columns) for columns in zip(*results)]
+
+    def _run(self):
         self._net.run()
         return [self._workspace[name].fetch() for name in self._outputs]
+
+    def _parts(self, data, shape):
+        """Into how many parts to divide a batch, so that what lies between input and output takes little memory."""
+        from caffe2.python.inference_optimizer import batch_memory
+
+        if self._parts_of[0] != (data, shape):
+            shapes = {n: b.tensor().shape for n, b in self._workspace.blobs.items() if b.is_tensor}
+            memory = batch_memory(self._net_def, data, {**shapes, data: shape})
+            parts = 1 if memory is None else max(1, min(shape[0], -(-memory // BATCH_MEMORY)))
+            self._parts_of = (data, shape), parts
+        return self._parts_of[1]
 
     def _rewrite(self, inputs):
         """Optimize the net for inputs of these shapes; what is given now is not taken for constant."""

@@ -21,13 +21,17 @@ import numpy as np
 
 from caffe2._core import gradient, inference
 from caffe2._core.args import Args
-from caffe2._core.schema import OpSchema, TensorInfo
+from caffe2._core.schema import UNKNOWN, OpSchema, TensorInfo
 from caffe2.proto import caffe2_pb2
 
 _CONVOLUTIONS = {"Conv", "Conv1D", "Conv2D", "Conv3D"}
 _COPIES = {"StopGradient", "Copy", "Alias", "EnsureCPUOutput"}
 _EFFECTS = {"Python", "PythonDLPack", "NanCheck", "Alias", "AliasWithName", "Free"}
 _ONE_SHAPE = {"Sum", "SpatialBN", "AffineChannel", "ConvFused"}     # of several inputs, of one shape where in place
+_ROW_BY_ROW = _CONVOLUTIONS | {
+    "ConvFused", "FC", "Relu", "Clip", "Sigmoid", "Tanh", "Elu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "LRN",
+    "SpatialBN", "AffineChannel", "Dropout", "Softmax", "Concat", "Sum", "Copy", "Flatten",
+}
 _FILLS = {"float32": "", "float64": "Double", "int32": "Int", "int64": "Int64", "int16": "Int16", "bool": "Bool"}
 _FLOATS_FIELD = 5           # of Argument
 _REPEATABLE = {"ConstantFill", "LengthsRangeFill", "RangeFill", "DiagonalFill", "Load"}
@@ -476,6 +480,42 @@ def _infer(ops: list, known: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
         return inference.infer_nets([caffe2_pb2.NetDef(op=ops)], known)
     except inference.InferenceError:
         return {}
+
+
+def batch_memory(net: Any, data: str, shapes: Mapping[str, tuple]) -> int | None:
+    """Bytes of the intermediate blobs of a net, or None where its input's rows do not go through it independently.
+
+    Parameters
+    ----------
+    net : NetDef
+    data : str
+        The input.
+    shapes : dict of str to shape
+        Of all inputs and parameters.
+    """
+    batch = shapes[data][0] if shapes[data] else 0
+    current = {name: TensorInfo(shape) for name, shape in shapes.items()}
+    rows, nbytes = {data}, Counter[str]()       # blobs that hold a row for each of the input's
+    for op in net.op:
+        args, axis = Args(op), 1
+        if op.type in ("Softmax", "Concat", "FC", "Flatten"):
+            axis = args.int("axis", 1)
+        independent = op.type in _ROW_BY_ROW and axis > 0 and (
+            op.type not in ("SpatialBN", "Dropout") or args.bool("is_test"))
+        every = op.type in ("Sum", "Concat")
+        for i, name in enumerate(op.input):
+            independent &= (name in rows) == (i == 0 or every or (op.type == "ConvFused" and i == 3))
+        if not independent or len(op.output) > (2 if op.type == "Concat" else 1):
+            return None
+        outputs = inference.infer_operator(op, [current.get(name, UNKNOWN) for name in op.input])
+        for name, info in zip(op.output, outputs):
+            current[name] = info
+            nbytes[name] = max(nbytes[name], _nbytes(info))
+        info = current[op.output[0]]
+        if not info.shape or info.shape[0] != batch or -1 in info.shape:
+            return None
+        rows.add(op.output[0])
+    return sum(nbytes.values()) if rows.issuperset(net.external_output) else None
 
 
 def fill(name: str, value: np.ndarray) -> Any:

@@ -5,7 +5,7 @@ from hypothesis import given
 
 from caffe2.proto import caffe2_pb2
 from caffe2.python import core, workspace
-from caffe2.python.inference_optimizer import fill, optimize, optimize_nets
+from caffe2.python.inference_optimizer import batch_memory, fill, optimize, optimize_nets
 
 F = np.float32
 TOLERANCE = 1e-5        # of the largest value
@@ -436,6 +436,47 @@ def test_blobs_of_the_surrounding_workspace_are_not_constant():
     values["s"] = 2 * values["s"]
     workspace.FeedBlob("s", values["s"])
     close(p.run([X]), outputs(init_net(values), net, x=X))
+
+
+def test_large_batches_go_in_parts():
+    init, net = bn_model()
+    rng = np.random.default_rng(24)
+    p, plain = workspace.Predictor(init, net), workspace.Predictor(init, net, optimize=False)
+    for shape in ((3, 3, 8, 8), (9, 3, 700, 800), (2, 3, 8, 8)):
+        x = rng.standard_normal(shape, dtype=F)
+        close(p.run([x]), plain.run([x]))
+    assert batch_memory(net, "x", dict(x=(9, 3, 8, 8), w=(4, 3, 3, 3), b=(4,), **BN)) == 9 * 4 * 8 * 8 * 4
+    assert p._parts("x", (9, 3, 700, 800)) == 2             # 81 MB
+
+
+@pytest.mark.parametrize("op, args", [
+    ("Softmax", dict(axis=0)), ("ReduceSum", dict(axes=[0])), ("SpatialBN", {}), ("Transpose", {}),
+])
+def test_batches_whose_images_meet_stay_whole(op, args):
+    net = core.Net("net")
+    getattr(net, op)(["x", "s", "t", "m", "v"] if op == "SpatialBN" else "x", "y", **args)
+    net.Proto().external_output.append("y")
+    assert batch_memory(net.Proto(), "x", dict(x=(4, 4, 4, 4), **BN)) is None
+
+
+def test_rows_that_meet_constants_stay_whole():
+    net = core.Net("net")
+    net.Sum(["x", "c"], "y")
+    net.Proto().external_output.append("y")
+    assert batch_memory(net.Proto(), "x", dict(x=(4, 4), c=(4, 4))) is None
+    net = core.Net("net")
+    net.Relu("c", "y")
+    net.Proto().external_output.append("y")
+    assert batch_memory(net.Proto(), "x", dict(x=(4, 4), c=(4, 4))) is None
+
+
+def test_corrupt_init_nets():
+    init, net = (n.SerializeToString() for n in bn_model())
+    expected = workspace.Predictor(init, net, optimize=False).run([X])
+    close(workspace.Predictor(init, net).run([X]), expected)
+    for bad in (init[:-1], init[:len(init) // 2], init + b"\x12", b"\xff" * 20):
+        with pytest.raises(RuntimeError):
+            workspace.Predictor(bad, net)
 
 
 # ---------------------------------------------------------------- fills
