@@ -100,7 +100,7 @@ cdef class Net:
             for name in op.definition.output:
                 writers.pop(name, None)
             if op.blocked and op.num_outputs:
-                writers[op.definition.output[0]] = op
+                writers[op.definition.output[op.blocked_output()]] = op
         for op in refused:
             op.emits = False
         op = None

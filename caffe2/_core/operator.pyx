@@ -36,6 +36,10 @@ cdef class Operator:
     def setup(self):
         """Parse arguments; called once, when inputs and outputs are bound."""
 
+    def blocked_output(self):
+        """Which output is written blocked where `emits` is set."""
+        return 0
+
     def absorb(self, Operator following):
         """Take over what the next operator of a net does, in place, to this one's output.
 

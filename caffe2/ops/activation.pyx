@@ -42,6 +42,9 @@ cdef class Relu(Pointwise):
 
 
 cdef class ReluGradient(Pointwise):
+    def setup(self):
+        self.blocked = True
+
     cdef void apply(self, const float** x, float* dx, int64_t n) noexcept nogil:
         K.vrelu_grad(n, x[0], x[1], dx)
 

@@ -6,6 +6,10 @@ from caffe2._core.tensor cimport (
     BLOCKED, FLOAT, PLAIN, blocked_size, make_plain, resize_blocked, resize_like, same_shape, tensor_t,
 )
 
+cdef enum:
+    BLOCK = 16          # channels that lie together
+    FEW = 64            # pixels that are summed up as floats, so that small values count
+
 
 cdef inline int64_t stored_size(const tensor_t* t) noexcept nogil:
     """Elements in memory, padding included."""
@@ -26,3 +30,25 @@ cdef inline bint all_blocked(Operator op) except -1 nogil:
     for i in range(0 if same else op.num_inputs):
         make_plain(op.x[i])
     return same
+
+
+cdef inline void add_lanes(const float* x, const float* center, const float* y, const float* y_center, int64_t n,
+                           double* total) noexcept nogil:
+    """total[k] += sum of (x - center[k]) (y - y_center[k]) over n pixels of one block; of x alone without y."""
+    cdef float[BLOCK] part
+    cdef int64_t p, first, i
+    cdef int k
+    for i in range((n + FEW - 1) // FEW):
+        first = i * FEW
+        for k in range(BLOCK):
+            part[k] = 0
+        if y == NULL:
+            for p in range(first, min(first + FEW, n)):
+                for k in range(BLOCK):
+                    part[k] += x[p * BLOCK + k]
+        else:
+            for p in range(first, min(first + FEW, n)):
+                for k in range(BLOCK):
+                    part[k] += (x[p * BLOCK + k] - center[k]) * (y[p * BLOCK + k] - y_center[k])
+        for k in range(BLOCK):
+            total[k] += part[k]

@@ -13,6 +13,7 @@ from caffe2._core.tensor cimport (
     BLOCKED, FLOAT, PLAIN, blocked_size, make_plain, resize, resize1, resize_blocked, resize_like, shape_of, tensor_t,
 )
 from caffe2._core.threads cimport num_threads
+from caffe2.ops.blocked cimport BLOCK, add_lanes
 from caffe2.ops.kernels.dispatch cimport (
     CONV16_FIRST, CONV16_NONE, CONV16_WINOGRAD_2, CONV16_WINOGRAD_4, K, OPERAND_A, OPERAND_B, SCRATCH_USER, conv16_t,
     epilogue16_t, epilogue_t, image_t, operand_t,
@@ -440,6 +441,10 @@ cdef class Correlation(Operator):
             db[c] = <float>sum
 
 
+cdef bint wants_winograd(args) except -1:
+    return args.bool("winograd", True) and os.environ.get("CAFFE2_WINOGRAD") != "0"
+
+
 cdef inline bint is_winograd(int way) noexcept nogil:
     return way == CONV16_WINOGRAD_4 or way == CONV16_WINOGRAD_2
 
@@ -467,7 +472,7 @@ cdef class Conv(Correlation):
     def setup(self):
         Correlation.setup(self)
         self.low, self.high = -INFINITY, INFINITY
-        self.winograd = self.args.bool("winograd", True) and os.environ.get("CAFFE2_WINOGRAD") != "0"
+        self.winograd = wants_winograd(self.args)
         self.blocked = self.windows.c.ndim == 2 and not self.windows.c.image.nhwc
 
     def absorb(self, Operator following):
@@ -607,14 +612,20 @@ cdef class ConvFused(Conv):
 
 cdef class ConvGradient(Correlation):
     cdef bint no_bias
+    cdef bint winograd
 
     def setup(self):
         Correlation.setup(self)
+        self.winograd = wants_winograd(self.args)
+        self.blocked = self.windows.c.ndim == 2 and not self.windows.c.image.nhwc
         self.no_bias = self.args.bool("no_bias")
         if self.num_inputs != 3:
             raise ValueError("takes X, filter and the gradient of Y")
         if self.no_bias and self.num_outputs == 3:
             raise ValueError("has no gradient of the bias to give: no_bias is set, but there are three outputs")
+
+    def blocked_output(self):
+        return self.num_outputs - 1
 
     cdef int run(self) except -1 nogil:
         cdef windows_t* g = &self.windows.c
@@ -622,13 +633,19 @@ cdef class ConvGradient(Correlation):
         cdef tensor_t* dy = self.x[2]
         cdef tensor_t* dx = self.y[self.num_outputs - 1] if self.num_outputs == (2 if self.no_bias else 3) else NULL
         cdef int64_t[5] shape
+        cdef conv16_t c
         self.expect(0, FLOAT)
         self.expect(2, FLOAT)
+        make_plain(self.x[1])
         self.windows.fit(x.ndim, x.shape)
         self.check_filter()
         window_shape(g, self.filters, shape)
         check_shape(dy, "dY", x.ndim, shape)
         resize_like(self.y[0], self.x[1], FLOAT)
+        if self.fits_blocks(&c):
+            return self.run_blocked(&c, dx)
+        make_plain(x)
+        make_plain(dy)
         if not self.no_bias and self.num_outputs > 1:
             resize1(self.y[1], self.filters, FLOAT)
             self.bias_gradient(<const float*>dy.data, self.filters, g.count, <float*>self.y[1].data)
@@ -643,6 +660,66 @@ cdef class ConvGradient(Correlation):
         if dx != NULL:
             self.images(<const float*>dy.data, NULL, <float*>dx.data)
         return 0
+
+    cdef bint fits_blocks(self, conv16_t* c) noexcept nogil:
+        """Whether to compute in the blocked layout: tensors are in it, or much is to be done with each value."""
+        cdef int i
+        if not self.blocked or not blocked_windows(&self.windows.c, self.filters, c) or (
+                min(c.channels, c.out_channels) // c.group < BLOCK or K.conv16_way(c, 0, 0) == CONV16_NONE):
+            return False
+        for i in range(2):
+            if c.stride[i] > 1 and c.dilation[i] > 1:
+                return False
+        return self.x[0].layout == BLOCKED or self.x[2].layout == BLOCKED or self.windows.c.taps >= 9
+
+    cdef int run_blocked(self, const conv16_t* c, tensor_t* dx) except -1 nogil:
+        cdef windows_t* g = &self.windows.c
+        cdef tensor_t* x = self.x[0]
+        cdef tensor_t* dy = self.x[2]
+        cdef int64_t room_x = blocked_size(x.shape) if x.layout == PLAIN else 0
+        cdef int64_t room_dy = blocked_size(dy.shape) if dy.layout == PLAIN else 0
+        cdef int64_t room_dx = blocked_size(x.shape) if dx != NULL and not self.emits else 0
+        cdef float* room = <float*>self.scratch((room_x + room_dy + room_dx) * sizeof(float))
+        cdef const float* x16 = room if room_x else <const float*>x.data
+        cdef const float* dy16 = room + room_x if room_dy else <const float*>dy.data
+        cdef float* dx16 = room + room_x + room_dy
+        cdef int nth = num_threads(<int64_t>(<double>g.batch * g.count * self.filters * g.image.channels * g.taps / 8))
+        if room_x:
+            K.to16(c.batch, c.channels, g.pixels, <const float*>x.data, room, nth)
+        if room_dy:
+            K.to16(c.batch, c.out_channels, g.count, <const float*>dy.data, room + room_x, nth)
+        if not self.no_bias and self.num_outputs > 1:
+            resize1(self.y[1], self.filters, FLOAT)
+            self.blocked_bias_gradient(c, dy16, <float*>self.y[1].data)
+        if K.conv16_filter_gradient(c, x16, dy16, <float*>self.y[0].data, nth):
+            return self.fail("not enough memory")
+        if dx == NULL:
+            return 0
+        if self.emits:
+            resize_blocked(dx, x.shape)
+            dx16 = <float*>dx.data
+        if K.conv16_image_gradient(c, self.winograd, dy16, <const float*>self.x[1].data, dx16, nth):
+            return self.fail("not enough memory")
+        if not self.emits:
+            resize(dx, 4, x.shape, FLOAT)
+            K.from16(c.batch, c.channels, g.pixels, dx16, <float*>dx.data, nth)
+        return 0
+
+    cdef void blocked_bias_gradient(self, const conv16_t* c, const float* y, float* db) noexcept nogil:
+        cdef int64_t blocks = (c.out_channels + BLOCK - 1) // BLOCK, b
+        cdef int nth = num_threads(c.batch * c.out_channels * self.windows.c.count)
+        for b in prange(blocks, num_threads=nth, schedule="static"):
+            self.bias_block(c, b, blocks, y, db)
+
+    cdef void bias_block(self, const conv16_t* c, int64_t block, int64_t blocks, const float* y,
+                         float* db) noexcept nogil:
+        cdef double[BLOCK] total
+        cdef int64_t i, size = self.windows.c.count * BLOCK
+        memset(total, 0, sizeof(total))
+        for i in range(c.batch):
+            add_lanes(y + (i * blocks + block) * size, NULL, NULL, NULL, self.windows.c.count, total)
+        for i in range(min(BLOCK, c.out_channels - BLOCK * block)):
+            db[BLOCK * block + i] = <float>total[i]
 
 
 cdef class ConvTranspose(Correlation):
@@ -866,7 +943,7 @@ for _name, _where in (("Conv", "an image"), ("Conv1D", "a sequence"), ("Conv2D",
             "dbias or dX": "gradient of the bias; with no_bias, of X",
             "dX": "gradient of X",
         },
-        args={**ARGS, **DILATION, **GROUP, **_SHARED, **_NO_BIAS}, infer=_infer_gradient,
+        args={**ARGS, **DILATION, **GROUP, **_SHARED, **_WINOGRAD, **_NO_BIAS}, infer=_infer_gradient,
         cost=_cost(lambda inputs, outputs: inputs[2], _gradients_asked),
         doc=f"Gradient of {_name}. The gradient of X is computed only where there is an output for it.",
     )

@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport BLOCKED, FLOAT, make_plain, resize1, resize_like, size_from, tensor_t
 from caffe2._core.threads cimport num_threads
-from caffe2.ops.blocked cimport resize_as
+from caffe2.ops.blocked cimport add_lanes, resize_as
 from caffe2.ops.kernels.dispatch cimport K, SCRATCH_USER
 
 from caffe2._core.gradient import simple
@@ -56,6 +56,7 @@ cdef class BatchNorm(Operator):
     cdef double momentum
     cdef int batches
     cdef int64_t channels
+    cdef int64_t blocks
     cdef int64_t images         # channels come this often,
     cdef int64_t run_length     # each time with so many values
     cdef float* a               # for each channel; the two halves of the scratch space
@@ -89,7 +90,8 @@ cdef class BatchNorm(Operator):
         else:
             self.run_length = size_from(x, 2)
             self.images = x.shape[0]
-        room = (self.channels + LANES - 1) // LANES * LANES
+        self.blocks = (self.channels + LANES - 1) // LANES
+        room = self.blocks * LANES
         self.a = <float*>self.scratch(2 * room * sizeof(float))
         self.b = self.a + room
         memset(self.a, 0, 2 * room * sizeof(float))
@@ -104,15 +106,25 @@ cdef class BatchNorm(Operator):
         """What is to be done for one channel, order NCHW."""
         pass
 
-    cdef int each_channel(self) except -1 nogil:
-        cdef int64_t c
-        cdef int threads = num_threads(self.images * self.channels * self.run_length)
-        if threads == 1 or self.channels == 1:
-            for c in range(self.channels):
-                self.channel(c)
+    cdef void block(self, int64_t b) noexcept nogil:
+        """The same for the channels of a block."""
+        pass
+
+    cdef void channel_or_block(self, int64_t i) noexcept nogil:
+        if self.x[0].layout == BLOCKED:
+            self.block(i)
         else:
-            for c in prange(self.channels, num_threads=threads, schedule="static"):
-                self.channel(c)
+            self.channel(i)
+
+    cdef int each_channel(self) except -1 nogil:
+        cdef int64_t c, n = self.blocks if self.x[0].layout == BLOCKED else self.channels
+        cdef int threads = num_threads(self.images * self.channels * self.run_length)
+        if threads == 1 or n == 1:
+            for c in range(n):
+                self.channel_or_block(c)
+        else:
+            for c in prange(n, num_threads=threads, schedule="static"):
+                self.channel_or_block(c)
         return 0
 
 
@@ -127,7 +139,7 @@ cdef class SpatialBN(BatchNorm):
 
     def setup(self):
         BatchNorm.setup(self)
-        self.blocked = self.is_test and not self.nhwc
+        self.blocked = not self.nhwc
         if self.num_outputs not in (1, 5) or (self.num_outputs == 1) != self.is_test:
             raise ValueError("gives 1 output when testing (is_test=1), 5 when training")
         if self.num_inputs < 5 or (self.batches > 1 and not self.is_test and self.num_inputs != 7):
@@ -145,6 +157,22 @@ cdef class SpatialBN(BatchNorm):
         for i in range(self.images):
             total += sum_squares_from(x + i * self.channels * s, self.a[c], s)
         self.b[c] = <float>(total / n)
+
+    cdef void block(self, int64_t b) noexcept nogil:
+        cdef const float* x
+        cdef const float* center
+        cdef double[LANES] total
+        cdef double n = <double>(self.images * self.run_length)
+        cdef int64_t i, size = self.run_length * LANES
+        cdef int k, moment
+        for moment in range(2):
+            memset(total, 0, sizeof(total))
+            center = self.a + b * LANES if moment else NULL
+            for i in range(self.images):
+                x = <const float*>self.x[0].data + (i * self.blocks + b) * size
+                add_lanes(x, center, x if moment else NULL, center, self.run_length, total)
+            for k in range(LANES):
+                (self.b if moment else self.a)[b * LANES + k] = <float>(total[k] / n)
 
     cdef void moments_nhwc(self) noexcept nogil:
         cdef const float* x = <const float*>self.x[0].data
@@ -223,7 +251,7 @@ cdef class SpatialBN(BatchNorm):
             for j in range(n):
                 y[j] = x[j] * self.a[j] + self.b[j]
         elif self.x[0].layout == BLOCKED:
-            at = i % ((self.channels + LANES - 1) // LANES) * LANES
+            at = i % self.blocks * LANES
             scale = self.a + at
             bias = self.b + at
             for j in range(self.run_length):
@@ -258,7 +286,7 @@ cdef class SpatialBN(BatchNorm):
         resize_as(self.y[0], self.x[0])
         rows = self.images if self.nhwc else self.images * self.channels
         if self.x[0].layout == BLOCKED:
-            rows = self.images * ((self.channels + LANES - 1) // LANES)
+            rows = self.images * self.blocks
         threads = num_threads(self.x[0].size)
         if threads == 1:
             for i in range(rows):
@@ -272,6 +300,7 @@ cdef class SpatialBN(BatchNorm):
 cdef class SpatialBNGradient(BatchNorm):
     def setup(self):
         BatchNorm.setup(self)
+        self.blocked = not self.nhwc
         if self.num_inputs not in (5, 7) or (self.batches > 1) != (self.num_inputs == 7):
             raise ValueError("takes X, scale, dY, saved mean and saved inverse deviation; with num_batches also the "
                              "gradients of scale and bias, summed over the batches")
@@ -299,6 +328,43 @@ cdef class SpatialBNGradient(BatchNorm):
         for i in range(self.images):
             for j in range(i * step, i * step + s):
                 dx[j] = p * dy[j] + q * x[j] + r
+
+    cdef void block(self, int64_t b) noexcept nogil:
+        cdef int64_t n = self.images * self.run_length, size = self.run_length * LANES, i, _j, at, c = b * LANES
+        cdef int lanes = <int>min(LANES, self.channels - c), k
+        cdef const float* x = <const float*>self.x[0].data
+        cdef const float* dy = <const float*>self.x[2].data
+        cdef float* dx = <float*>self.y[0].data
+        cdef float* dscale = <float*>self.y[1].data + c
+        cdef float* dbias = <float*>self.y[2].data + c
+        cdef float[LANES] mean, p, q, r, zero
+        cdef double[LANES] with_x, alone
+        memset(mean, 0, sizeof(mean))
+        memset(zero, 0, sizeof(zero))
+        memset(p, 0, sizeof(p))
+        memset(q, 0, sizeof(q))
+        memset(r, 0, sizeof(r))
+        memset(with_x, 0, sizeof(with_x))
+        memset(alone, 0, sizeof(alone))
+        memcpy(mean, <const float*>self.x[3].data + c, lanes * sizeof(float))
+        if self.batches == 1:
+            for i in range(self.images):
+                at = (i * self.blocks + b) * size
+                add_lanes(dy + at, NULL, NULL, NULL, self.run_length, alone)
+                add_lanes(x + at, mean, dy + at, zero, self.run_length, with_x)
+            for k in range(lanes):
+                dscale[k] = <float>(with_x[k] * (<const float*>self.x[4].data)[c + k])
+                dbias[k] = <float>alone[k]
+        for k in range(lanes):
+            p[k] = (<const float*>self.x[1].data)[c + k] * (<const float*>self.x[4].data)[c + k]
+            q[k] = -p[k] * dscale[k] * (<const float*>self.x[4].data)[c + k] / n
+            r[k] = -p[k] * dbias[k] / n - q[k] * mean[k]
+        for i in range(self.images):
+            at = (i * self.blocks + b) * size
+            for _j in range(self.run_length):
+                for k in range(LANES):
+                    dx[at + k] = p[k] * dy[at + k] + q[k] * x[at + k] + r[k]
+                at += LANES
 
     cdef void nhwc_channels(self) noexcept nogil:
         cdef int64_t _i, c, n = self.images
@@ -338,13 +404,16 @@ cdef class SpatialBNGradient(BatchNorm):
         self.view()
         self.expect(2, FLOAT)
         self.expect_same_shape(2, 0)
+        if self.x[0].layout != self.x[2].layout:
+            make_plain(self.x[0])
+            make_plain(self.x[2])
         self.expect_channels(1)
         self.expect_channels(3)
         self.expect_channels(4)
         if self.batches > 1:
             self.expect_channels(5)
             self.expect_channels(6)
-        resize_like(self.y[0], self.x[0], FLOAT)
+        resize_as(self.y[0], self.x[0])
         for i in range(1, 3):
             resize1(self.y[i], self.channels, FLOAT)
             if self.batches > 1:

@@ -27,7 +27,7 @@ cdef class Pointwise(Operator):
     """Float tensors of one shape in, one of that shape out; in-place use is allowed.
 
     A subclass overrides `apply`, which sees a stretch of the values; stretches run on several
-    threads. One that sets `blocked` has one input, and f(0) = 0.
+    threads. One that sets `blocked` has f(0, ...) = 0.
     """
 
     def __cinit__(self):
@@ -50,6 +50,8 @@ cdef class Pointwise(Operator):
             self.expect(i, FLOAT)
             if i:
                 self.expect_same_shape(i, 0)
+        if self.num_inputs > 1:
+            all_blocked(self)
         n = stored_size(self.x[0])
         resize_as(self.y[0], self.x[0])
         threads = num_threads(n * self.work)
