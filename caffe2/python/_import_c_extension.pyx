@@ -372,6 +372,70 @@ def set_op_engine_pref(op_type, preference):
     _registry.preferences()[0][op_type] = {d: list(e) for d, e in preference.items()}
 
 
+# ---------------------------------------------------------------- rewriting of nets
+
+def _text(name):
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def transform_exists(name):
+    """Whether there is a transform of that name that looks at the net alone."""
+    from caffe2.python.transformations import _TRANSFORMS
+
+    return _text(name) in _TRANSFORMS and not workspace_transform_exists(name)
+
+
+def workspace_transform_exists(name):
+    """Whether there is a transform of that name that takes parameters from, and feeds them to, the workspace."""
+    return _text(name) in ("FuseConvBN", "FuseConv3DBN")
+
+
+def run_transform(name, net_def):
+    """A serialized net, transformed; see `caffe2.python.transformations.Transformer`."""
+    from caffe2.python.transformations import Transformer
+
+    net = caffe2_pb2.NetDef.FromString(net_def)
+    Transformer.runTransform(_text(name), net)
+    return net.SerializeToString()
+
+
+run_workspace_transform = run_transform
+
+
+def transform_addNNPACK(net_def):
+    return run_transform("AddNNPACK", net_def)
+
+
+def transform_fuseConvBN(net_def):
+    return run_transform("FuseConvBN", net_def)
+
+
+def transform_fuseNNPACKConvRelu(net_def):
+    return run_transform("FuseNNPACKConvRelu", net_def)
+
+
+def transform_optimizeForMKLDNN(net_def, training_mode=False):
+    return net_def
+
+
+def memonger_optimize_inference_net(net_def, static_blobs):
+    """A serialized net whose blobs share memory; see `caffe2.python.memonger.optimize_inference_fast`."""
+    from caffe2.python.memonger import optimize_inference_fast
+
+    return optimize_inference_fast(_parse(caffe2_pb2.NetDef, net_def), map(_text, static_blobs)).SerializeToString()
+
+
+def memonger_compute_blob_recycling_for_dag(
+        net_def, heads, op_indices, shareable, namescope, dont_share=(), blob_shapes=None):
+    """A serialized net in which some outputs of some operators share memory; see `caffe2.python.memonger`."""
+    from caffe2.python.memonger import _share
+
+    return _share(
+        _parse(caffe2_pb2.NetDef, net_def), set(map(_text, heads)), op_indices, set(map(_text, shareable)),
+        _text(namescope), set(map(_text, dont_share)),
+        {_text(n): s for n, s in (blob_shapes or {}).items()}).SerializeToString()
+
+
 # ---------------------------------------------------------------- the rest
 
 def global_init(args):

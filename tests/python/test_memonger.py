@@ -342,3 +342,16 @@ def test_blob_nbytes():
     workspace.FeedBlob("x", np.zeros((2, 3), F))
     assert memonger.blob_nbytes("x") == 24
     assert memonger.blob_nbytes("missing") == 0
+
+
+def test_by_the_names_of_the_extension():
+    c, net = workspace.C, core.Net("net")
+    for i in range(5):
+        net.Softmax(f"x{i}", f"x{i + 1}")
+    data = net.Proto().SerializeToString()
+    inner = {f"x{i}".encode() for i in range(1, 5)}
+    for result in (c.memonger_optimize_inference_net(data, [b"x0", b"x5"]),
+                   c.memonger_compute_blob_recycling_for_dag(data, [b"x0"], range(5), inner, b"", set(), {})):
+        shared = caffe2_pb2.NetDef.FromString(result)
+        assert len(blobs(shared)) == 4 and {"x0", "x5"} < blobs(shared)
+        assert memonger.verify_graph_equality(net.Proto(), shared)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from caffe2.proto import caffe2_pb2
 from caffe2.python import core, workspace
 from caffe2.python.transformations import (
     Transformer,
@@ -167,3 +168,16 @@ def test_optimize_for_inference_takes_nets():
     assert first.shape == (1, 3, 3, 3)
     workspace.RunNetOnce(new_init)              # random parameters are fixed
     np.testing.assert_array_equal(run(new_predict, "U")[0], first)
+
+
+def test_by_the_names_of_the_extension():
+    c = workspace.C
+    assert [c.transform_exists(n) for n in ("AddNNPACK", b"SinkMaxPool", "FuseConvBN", "Nothing")] == [
+        True, True, False, False]
+    assert c.workspace_transform_exists("FuseConvBN") and not c.workspace_transform_exists("AddNNPACK")
+    net = conv_net(("Y", "Z"))
+    data = c.run_transform("AddNNPACK", net.Proto().SerializeToString())
+    assert data == c.transform_addNNPACK(net.Proto().SerializeToString())
+    assert types(core.Net(caffe2_pb2.NetDef.FromString(c.transform_fuseNNPACKConvRelu(data)))) == ["ConvFused"]
+    assert c.transform_optimizeForMKLDNN(data) == data
+    assert types(net) == ["Conv", "Relu"]
