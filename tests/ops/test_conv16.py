@@ -196,7 +196,8 @@ def check_gradients(level, n, channels, size, filters, kernel, stride, pad, tail
         expected = np.einsum("ngcrshw,ngmhw->gmcrs", a, d, optimize=True).reshape(w.shape)
         dw = level.filter_gradient(*case, nth)
         np.testing.assert_allclose(dw, expected, rtol=0, atol=1e-5 * (np.abs(expected).max() + 1))
-    columns = np.einsum("gmcrs,ngmhw->ngcrshw", w.reshape(group, filters // group, *w.shape[1:]).astype(float), d, optimize=True)
+    f = w.reshape(group, filters // group, *w.shape[1:]).astype(float)
+    columns = np.einsum("gmcrs,ngmhw->ngcrshw", f, d, optimize=True)
     columns = columns.reshape(n, channels, *kernel, *out)
     reach = [max(i + p, (o - 1) * s + (k - 1) * e + 1)
              for i, p, o, s, k, e in zip(size, pad, out, stride, kernel, dilation, strict=True)]
@@ -261,6 +262,9 @@ def test_ways(name):
     assert way(32, 64, 3, side=7) == "winograd_2"
     assert way(32, 64, 3, side=3) == way(8, 64, 3) == way(32, 64, 3, winograd=False) == "direct"
     assert way(24, 24, 3, group=24) == "depthwise"
+    assert way(32, 64, 3, dilation=(9, 9)) == "direct"
+    with pytest.raises(ValueError, match="not a convolution for blocked images"):
+        way(32, 64, 3, dilation=(9999, 9999))
     with pytest.raises(ValueError, match="not a convolution for blocked images"):
         way(24, 24, 3, group=2)
     with pytest.raises(ValueError, match="not a convolution for blocked images"):

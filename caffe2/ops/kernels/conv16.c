@@ -429,9 +429,16 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
 
 int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
     const int out = c->out_channels / c->group;
+    double reach = 1, pixels = 1;
+    for (int i = 0; i < 2; i++) {
+        reach *= (c->out[i] - 1.) * c->stride[i] + (c->kernel[i] - 1.) * c->dilation[i] + 1;
+        pixels *= (double)c->size[i] + c->out[i];
+    }
+    const int absurd = reach > 65536 + 16 * pixels; /* a border not worth copying */
+    if (nchw && absurd) return CONV16_NONE;
     if (nchw) return c->group == 1 ? CONV16_FIRST : CONV16_NONE;
     if (c->group > 1 && c->group == c->channels && out == 1) return CONV16_DEPTHWISE;
-    if (c->group > 1 && (c->channels / c->group % 16 || out % 16)) return CONV16_NONE;
+    if (absurd || (c->group > 1 && (c->channels / c->group % 16 || out % 16))) return CONV16_NONE;
     for (int i = 0; i < 2 && winograd; i++)
         if (c->kernel[i] != 3 || c->stride[i] != 1 || c->dilation[i] != 1 || c->out[i] < 4)
             winograd = 0;

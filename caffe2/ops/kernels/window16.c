@@ -28,7 +28,7 @@ UNROLL
     for (int p = 0; p < pixels; p++) sum[p] = (f32){0} + (kind == MAXIMUM ? -FLT_MAX : 0);
     for (int r = r0; r < r1; r++) {
         const float* q = x + r * line + s0 * next;
-        const float* w = g->w + 16l * (r * c->kernel[1] + s0);
+        const float* w = g->w + 16 * ((long)r * c->kernel[1] + s0);
 #pragma GCC unroll 3
         for (int s = s0; s < s1; s++, q += next, w += 16) {
 UNROLL
@@ -40,7 +40,8 @@ UNROLL
             }
         }
     }
-    const int count = g->whole ? c->kernel[0] * c->kernel[1] : MAX(1, (r1 - r0) * (s1 - s0));
+    const long seen = MAX(1, (r1 - r0) * (long)(s1 - s0));
+    const long count = g->whole ? (long)c->kernel[0] * c->kernel[1] : seen;
     const f32 bias = kind == FILTER ? *(const f32*)g->bias : (f32){0};
 UNROLL
     for (int p = 0; p < pixels; p++, y += 16) {

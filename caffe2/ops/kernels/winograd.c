@@ -184,7 +184,7 @@ int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* pa
     p.tiles = c->batch * p.down * p.across;
     nth = threads_for((double)p.tiles * s2 * c->channels * c->out_channels, nth);
     const long fit = MAX(MIN_TILES, BLOCK_BYTES / (s2 * 16 * (in + out) * (long)sizeof(float)));
-    long blocks = DIVIDE_UP(p.tiles, fit);
+    long blocks = MAX(1, (p.tiles + fit / 2) / fit);
     if (blocks > 1) blocks = DIVIDE_UP(blocks, nth) * nth;
     p.block = DIVIDE_UP(p.tiles, blocks);
     blocks = DIVIDE_UP(p.tiles, p.block);
