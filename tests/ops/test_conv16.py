@@ -285,12 +285,13 @@ def test_not_a_number(name):
     np.testing.assert_array_equal(y, np.broadcast_to(expected, y.shape))
 
 
+@pytest.mark.parametrize("way", ["direct", "winograd_4", "winograd_2"])
 @each_level
-def test_concurrent_callers(name):
+def test_concurrent_callers(name, way):
     """Threads share packed filters; results are the same bits."""
     rng = np.random.default_rng(5)
     f = dispatch.Conv16(dispatch.level(name), random(rng, 40, 24, 3, 3), (20, 20), pad=(1, 1), size=(20, 20),
-                        way="direct")
+                        way=way)
     g = dispatch.Conv16(dispatch.level(name), random(rng, 64, 48, 1, 1), (20, 20), size=(20, 20))
     images = [(blocked(random(rng, 2, 24, 20, 20)), blocked(random(rng, 1, 48, 20, 20))) for _ in range(8)]
 
