@@ -40,7 +40,6 @@ cdef enum:
     FILTERS_IN_CACHE = 1 << 19  # bytes
     TURN = 16                   # filters are turned around a few channels at a time
     EXPONENT = 0x7F800000       # bits of a float
-    FEW_CHANNELS = 4            # of plain images that are convolved as they are
 
 
 cdef bint is_plain(const image_t* g) noexcept nogil:
@@ -445,6 +444,11 @@ cdef bint wants_winograd(args) except -1:
     return args.bool("winograd", True) and os.environ.get("CAFFE2_WINOGRAD") != "0"
 
 
+cdef inline bint is_most(int64_t channels) noexcept nogil:
+    """Whether blocks of so many channels hold little padding."""
+    return 8 * channels >= 7 * ((channels + BLOCK - 1) // BLOCK * BLOCK)
+
+
 cdef inline bint is_winograd(int way) noexcept nogil:
     return way == CONV16_WINOGRAD_4 or way == CONV16_WINOGRAD_2
 
@@ -515,10 +519,10 @@ cdef class Conv(Correlation):
             return CONV16_NONE
         if self.x[0].layout == BLOCKED:
             return K.conv16_way(c, 0, self.winograd)
-        if self.emits and c.channels <= FEW_CHANNELS and c.group == 1:
+        if self.emits and c.channels < BLOCK and c.group == 1:
             return K.conv16_way(c, 1, self.winograd)
         way = K.conv16_way(c, 0, self.winograd)
-        return way if self.emits or is_winograd(way) else CONV16_NONE
+        return way if self.emits or (is_winograd(way) and is_most(c.out_channels)) else CONV16_NONE
 
     cdef int run_blocked(self, const conv16_t* c, int way, const float* bias, const int64_t* shape) except -1 nogil:
         cdef windows_t* g = &self.windows.c
@@ -670,7 +674,8 @@ cdef class ConvGradient(Correlation):
         for i in range(2):
             if c.stride[i] > 1 and c.dilation[i] > 1:
                 return False
-        return self.x[0].layout == BLOCKED or self.x[2].layout == BLOCKED or self.windows.c.taps >= 9
+        return self.x[0].layout == BLOCKED or self.x[2].layout == BLOCKED or self.windows.c.taps >= 9 and (
+            is_most(c.channels) and is_most(c.out_channels))
 
     cdef int run_blocked(self, const conv16_t* c, tensor_t* dx) except -1 nogil:
         cdef windows_t* g = &self.windows.c
