@@ -192,7 +192,7 @@ class Worker:
         answer = self.process.stdout.readline()
         if not answer:
             sys.exit(f"{' '.join(self.process.args)} ended while it timed {row}")
-        time.sleep(0.01)        # its OpenMP threads stop spinning
+        time.sleep(0.2)         # its threads stop spinning
         return json.loads(answer)
 
     def close(self):

@@ -152,6 +152,10 @@ def write_files(row, folder):
             f.write(message.SerializeToString())
 
 
+# Seconds of untimed runs before a sample: threads that slept need some time to find a processor each.
+WARM_UP = 0.2
+
+
 def work(side, threads, files):
     """Take samples for the other process: a row's name comes in, a sample goes out."""
     current = run = None
@@ -170,7 +174,9 @@ def work(side, threads, files):
             for _ in range(3):
                 run()
         steps = STEPS.get(name, 1)
-        run()               # threads that slept need some time to find a processor each
+        start = time.perf_counter()
+        while time.perf_counter() < start + WARM_UP:
+            run()
         start = time.perf_counter()
         for _ in range(steps):
             run()
