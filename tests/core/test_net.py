@@ -258,12 +258,14 @@ def test_fetching_while_a_net_resizes_the_blob():
     runner = threading.Thread(target=run)
     runner.start()
     fetched = 0
-    while fetched < 50:
-        try:
-            x = workspace.FetchBlob("x")
-        except RuntimeError:        # between Free and the next fill
-            continue
-        assert x.size in (10, 100_000, 3, 1_000_000)
-        fetched += 1
-    stop.set()
-    runner.join()
+    try:
+        while fetched < 50:
+            try:
+                x = workspace.FetchBlob("x")
+            except RuntimeError:    # between Free and the next fill
+                continue
+            assert x.size in (10, 100_000, 3, 1_000_000)
+            fetched += 1
+    finally:
+        stop.set()
+        runner.join()
