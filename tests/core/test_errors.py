@@ -151,11 +151,9 @@ def test_corrupt_nets(damage):
 @pytest.mark.parametrize("cut", range(1, 40, 3))
 def test_truncated_blobs(cut):
     data = workspace.SerializeBlob("kept")
-    with pytest.raises(Exception, match="."):
+    with pytest.raises((RuntimeError, ValueError)):
         workspace.DeserializeBlob("kept", data[:-cut])
-        # what protobuf happens to accept must at least not say something else
-        assert workspace.FetchBlob("kept").tolist() == [0, 1, 2]
-        raise RuntimeError("accepted, unchanged")
+    assert workspace.FetchBlob("kept").tolist() == [0, 1, 2]
 
 
 def test_a_blob_whose_declared_size_overflows():
