@@ -54,13 +54,16 @@ def infer_operator(op, inputs, net_name=""):
 
 def workspace_infos(workspace):
     """What a workspace's blobs say of themselves."""
-    infos = {}
-    for name in workspace.names():
-        blob = workspace.get(name)
-        if blob.is_tensor:
-            t = blob.tensor()
-            infos[name] = TensorInfo(t.shape, t.data_type)
-    return infos
+    blobs = {name: workspace.get(name) for name in workspace.names()}
+    return {name: blob_info(blob) for name, blob in blobs.items() if blob.is_tensor}
+
+
+def blob_info(blob):
+    """The TensorInfo of a blob, unknown where it holds no tensor."""
+    if not blob.is_tensor:
+        return TensorInfo()
+    t = blob.tensor()
+    return TensorInfo(t.shape, t.data_type)
 
 
 def to_proto(infos):

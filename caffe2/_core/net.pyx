@@ -179,10 +179,6 @@ cdef class Net:
             raise explain(self.operators[self.at], self.name, e, self.at) from e
         return 0
 
-    def run_operator(self, int i):
-        """Run operator i alone."""
-        run_bound(self.operators[i], self.name)
-
     def run_observed(self):
         """Run once, one operator at a time, telling the observers before and after each."""
         for o in self.observers:

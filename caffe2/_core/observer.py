@@ -4,6 +4,9 @@ An observer is any object with the four methods of `Observer`; a net that has on
 """
 from time import perf_counter
 
+from caffe2._core.inference import blob_info
+from caffe2._core.schema import OpSchema
+
 
 class Observer:
     """Base of observers; override what is of interest."""
@@ -99,11 +102,9 @@ class CostObserver(Observer):
         self.by_type = {}
 
     def start_operator(self, net, operator):
-        self._inputs = _infos(operator.inputs)
+        self._inputs = [blob_info(b) for b in operator.inputs]
 
     def stop_operator(self, net, operator):
-        from caffe2._core.schema import OpSchema
-
         cost = OpSchema.get(operator.type).cost(operator.definition, self._inputs)
         total = self.by_type.setdefault(operator.type, {"calls": 0})
         total["calls"] += 1
@@ -114,16 +115,27 @@ class CostObserver(Observer):
         return "\n".join(f"{t}: {c}" for t, c in sorted(self.by_type.items()))
 
 
-def _infos(blobs):
-    from caffe2._core.schema import TensorInfo
+class RunCountObserver(Observer):
+    """Number of operators' runs.
 
-    tensors = [b.tensor() if b.is_tensor else None for b in blobs]
-    return [TensorInfo() if t is None else TensorInfo(t.shape, t.data_type) for t in tensors]
+    Attributes
+    ----------
+    count : int
+    """
+
+    def __init__(self):
+        self.count = 0
+
+    def stop_operator(self, net, operator):
+        self.count += 1
+
+    def debug_info(self):
+        return f"This operator runs {self.count} times."
 
 
 OBSERVERS = {
     "TimeObserver": TimeObserver,
     "ProfileObserver": ProfileObserver,
     "CostObserver": CostObserver,
-    "TimeCounter": TimeObserver,
+    "RunCountObserver": RunCountObserver,
 }

@@ -99,11 +99,13 @@ class OpSchema:
 
     def inplace_allowed(self, i, o):
         """Whether input i and output o may be the same blob."""
-        if (i, o) in self.enforce_inplace:
+        if self.inplace_enforced(i, o):
             return True
         return self.inplace(i, o) if callable(self.inplace) else (i, o) in self.inplace
 
-    inplace_enforced = property(lambda self: lambda i, o: (i, o) in self.enforce_inplace)
+    def inplace_enforced(self, i, o):
+        """Whether input i and output o must be the same blob."""
+        return (i, o) in self.enforce_inplace
 
     def verify(self, op):
         """Raise ValueError where an OperatorDef does not fit this schema."""

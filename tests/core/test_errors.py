@@ -99,7 +99,6 @@ def test_an_input_that_is_empty():
 
 
 def test_in_place_use_that_is_not_allowed():
-    workspace.FeedBlob("label", np.zeros(1, np.int32))
     create_fails(net_of("bad", ("Softmax", "kept", "kept")), "Softmax", "same blob", "kept", "'bad'")
 
 

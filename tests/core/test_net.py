@@ -197,6 +197,9 @@ def test_observers_see_every_operator():
     workspace.C.remove_observer_from_net(net.Name(), log)
     workspace.RunNet(net)
     assert len(log.seen) == 8 and timer.runs == 3
+    counter = workspace.C.add_observer_to_net(net.Name(), "RunCountObserver")
+    workspace.RunNet(net, 3)
+    assert counter.count == 6 and "6 times" in counter.debug_info()
     with pytest.raises(RuntimeError, match="TimeObserver"):
         workspace.C.add_observer_to_net(net.Name(), "Nothing")
 
@@ -233,7 +236,7 @@ def test_net_device_reaches_operators_that_have_none():
         workspace.CreateNet(net)
 
 
-def test_threads_are_shared_out():
+def test_the_number_of_threads():
     before = get_num_threads()
     try:
         set_num_threads(3)

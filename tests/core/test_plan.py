@@ -15,18 +15,16 @@ def python_net(name, f, outputs=()):
     return net
 
 
-def plan_of(*steps, nets=()):
+def plan_of(*steps):
     plan = core.Plan("plan")
     for s in steps:
         plan.AddStep(s)
-    for n in nets:
-        plan.AddNet(n)
     return plan
 
 
-def log_net(name, log, value=None):
+def log_net(name, log):
     def f(inputs, outputs):
-        log.append(name if value is None else value)
+        log.append(name)
         outputs[0].feed(np.zeros(1))
     return python_net(name, f)
 
