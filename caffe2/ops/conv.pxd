@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from caffe2._core.operator cimport Operator
+from caffe2._core.tensor cimport tensor_t
 from caffe2.ops.kernels.dispatch cimport image_t
 from caffe2.ops.windows cimport Windows
 
@@ -33,6 +34,12 @@ cdef class Correlation(Operator):
     cdef int images(self, const float* y, const float* bias, float* x) except -1 nogil
     cdef int filter_gradient(self, const float* x, const float* y, float* dw) except -1 nogil
     cdef void bias_gradient(self, const float* y, int64_t channels, int64_t pixels, float* db) noexcept nogil
+
+    # For operators with inputs X, filter, dY and outputs dfilter, [dbias], [dX]: the gradients of a convolution, or of a
+    # transposed one, where X and dY have changed places. db is summed over that many channels of so many pixels.
+    cdef bint no_bias
+    cdef tensor_t* input_gradient(self) noexcept nogil
+    cdef int gradients(self, bint transposed, int64_t channels, int64_t pixels) except -1 nogil
 
     cdef void depthwise(self, const image_t* g, const float* x, const float* w, const float* bias,
                         float* y) noexcept nogil

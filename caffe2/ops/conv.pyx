@@ -74,6 +74,9 @@ cdef class Correlation(Operator):
 
     def setup(self):
         self.windows = Windows(self.args)
+        self.no_bias = self.args.bool("no_bias")
+        if self.no_bias and self.num_outputs == 3:
+            raise ValueError("has no gradient of the bias to give: no_bias is set, but there are three outputs")
 
     cdef int check_filter(self) except -1 nogil:
         cdef windows_t* g = &self.windows.c
@@ -426,6 +429,30 @@ cdef class Correlation(Operator):
             i += n
         return failed
 
+    cdef tensor_t* input_gradient(self) noexcept nogil:
+        """The last output, where there is one more than the gradients of filter and bias; else NULL."""
+        return self.y[self.num_outputs - 1] if self.num_outputs == (2 if self.no_bias else 3) else NULL
+
+    cdef int gradients(self, bint transposed, int64_t channels, int64_t pixels) except -1 nogil:
+        cdef tensor_t* x = self.x[0]
+        cdef tensor_t* dy = self.x[2]
+        cdef tensor_t* dx = self.input_gradient()
+        if not self.no_bias and self.num_outputs > 1:
+            resize1(self.y[1], channels, FLOAT)
+            self.bias_gradient(<const float*>dy.data, channels, pixels, <float*>self.y[1].data)
+        if dx != NULL:
+            resize_like(dx, x, FLOAT)
+        if x.size == 0 or dy.size == 0:
+            memset(self.y[0].data, 0, self.y[0].size * sizeof(float))
+            if dx != NULL:
+                memset(dx.data, 0, dx.size * sizeof(float))
+            return 0
+        if transposed:
+            self.filter_gradient(<const float*>dy.data, <const float*>x.data, <float*>self.y[0].data)
+            return self.answers(<const float*>dy.data, NULL, <float*>dx.data) if dx != NULL else 0
+        self.filter_gradient(<const float*>x.data, <const float*>dy.data, <float*>self.y[0].data)
+        return self.images(<const float*>dy.data, NULL, <float*>dx.data) if dx != NULL else 0
+
     cdef void bias_gradient(self, const float* y, int64_t channels, int64_t pixels, float* db) noexcept nogil:
         cdef int64_t batch = self.windows.c.batch, c, i
         cdef int nth = num_threads(batch * channels * pixels)
@@ -615,18 +642,14 @@ cdef class ConvFused(Conv):
 
 
 cdef class ConvGradient(Correlation):
-    cdef bint no_bias
     cdef bint winograd
 
     def setup(self):
         Correlation.setup(self)
         self.winograd = wants_winograd(self.args)
         self.blocked = self.windows.c.ndim == 2 and not self.windows.c.image.nhwc
-        self.no_bias = self.args.bool("no_bias")
         if self.num_inputs != 3:
             raise ValueError("takes X, filter and the gradient of Y")
-        if self.no_bias and self.num_outputs == 3:
-            raise ValueError("has no gradient of the bias to give: no_bias is set, but there are three outputs")
 
     def blocked_output(self):
         return self.num_outputs - 1
@@ -635,7 +658,6 @@ cdef class ConvGradient(Correlation):
         cdef windows_t* g = &self.windows.c
         cdef tensor_t* x = self.x[0]
         cdef tensor_t* dy = self.x[2]
-        cdef tensor_t* dx = self.y[self.num_outputs - 1] if self.num_outputs == (2 if self.no_bias else 3) else NULL
         cdef int64_t[5] shape
         cdef conv16_t c
         self.expect(0, FLOAT)
@@ -647,23 +669,10 @@ cdef class ConvGradient(Correlation):
         check_shape(dy, "dY", x.ndim, shape)
         resize_like(self.y[0], self.x[1], FLOAT)
         if self.fits_blocks(&c):
-            return self.run_blocked(&c, dx)
+            return self.run_blocked(&c, self.input_gradient())
         make_plain(x)
         make_plain(dy)
-        if not self.no_bias and self.num_outputs > 1:
-            resize1(self.y[1], self.filters, FLOAT)
-            self.bias_gradient(<const float*>dy.data, self.filters, g.count, <float*>self.y[1].data)
-        if dx != NULL:
-            resize_like(dx, x, FLOAT)
-        if x.size == 0 or dy.size == 0:
-            memset(self.y[0].data, 0, self.y[0].size * sizeof(float))
-            if dx != NULL:
-                memset(dx.data, 0, dx.size * sizeof(float))
-            return 0
-        self.filter_gradient(<const float*>x.data, <const float*>dy.data, <float*>self.y[0].data)
-        if dx != NULL:
-            self.images(<const float*>dy.data, NULL, <float*>dx.data)
-        return 0
+        return self.gradients(False, self.filters, g.count)
 
     cdef bint fits_blocks(self, conv16_t* c) noexcept nogil:
         """Whether to compute in the blocked layout: tensors are in it, or much is to be done with each value."""
@@ -763,39 +772,20 @@ cdef class ConvTranspose(Correlation):
 
 
 cdef class ConvTransposeGradient(ConvTranspose):
-    cdef bint no_bias
-
     def setup(self):
         Correlation.setup(self)
-        self.no_bias = self.args.bool("no_bias")
-        if self.no_bias and self.num_outputs == 3:
-            raise ValueError("has no gradient of the bias to give: no_bias is set, but there are three outputs")
 
     cdef int run(self) except -1 nogil:
         cdef windows_t* g = &self.windows.c
         cdef tensor_t* x = self.x[0]
         cdef tensor_t* dy = self.x[2]
-        cdef tensor_t* dx = self.y[self.num_outputs - 1] if self.num_outputs == (2 if self.no_bias else 3) else NULL
         cdef int64_t[5] shape
         self.fit()
         self.expect(2, FLOAT)
         image_shape(g, g.channels, shape)
         check_shape(dy, "dY", x.ndim, shape)
         resize_like(self.y[0], self.x[1], FLOAT)
-        if not self.no_bias and self.num_outputs > 1:
-            resize1(self.y[1], g.channels, FLOAT)
-            self.bias_gradient(<const float*>dy.data, g.channels, g.pixels, <float*>self.y[1].data)
-        if dx != NULL:
-            resize_like(dx, x, FLOAT)
-        if x.size == 0 or dy.size == 0:
-            memset(self.y[0].data, 0, self.y[0].size * sizeof(float))
-            if dx != NULL:
-                memset(dx.data, 0, dx.size * sizeof(float))
-            return 0
-        self.filter_gradient(<const float*>dy.data, <const float*>x.data, <float*>self.y[0].data)
-        if dx != NULL:
-            self.answers(<const float*>dy.data, NULL, <float*>dx.data)
-        return 0
+        return self.gradients(True, g.channels, g.pixels)
 
 
 cdef class Im2Col(Operator):
