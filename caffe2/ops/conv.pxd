@@ -35,7 +35,7 @@ cdef class Correlation(Operator):
     cdef int filter_gradient(self, const float* x, const float* y, float* dw) except -1 nogil
     cdef void bias_gradient(self, const float* y, int64_t channels, int64_t pixels, float* db) noexcept nogil
 
-    # For operators with inputs X, filter, dY and outputs dfilter, [dbias], [dX]: the gradients of a convolution, or of a
+    # For operators with inputs X, filter, dY and outputs dfilter, [dbias], [dX]: gradients of a convolution, or of a
     # transposed one, where X and dY have changed places. db is summed over that many channels of so many pixels.
     cdef bint no_bias
     cdef tensor_t* input_gradient(self) noexcept nogil
