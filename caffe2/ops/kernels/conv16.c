@@ -21,9 +21,11 @@ UNROLL
     for (int p = 0; p < pixels; p++) sum[p][0] = sum[p][1] = (f32){0};
     for (long t = 0; t < r->taps; t++) {
         const float* q = x + r->at[t];
+        const float* next = x + r->at[t + 1 < r->taps ? t + 1 : t];
         const int depth = kind == TILE_NCHW ? 1 : t < r->full ? 16 : r->tail;
         for (int k = 0; k < depth; k++, q++, w += vectors * LANES) {
             if (kind == TILE_PLAIN) __builtin_prefetch(w + r->ahead, 0, 2);
+            else { __builtin_prefetch(w + 512, 0, 3); if (vectors > 1) __builtin_prefetch(w + 512 + 16, 0, 3); if (kind == TILE_BLOCKED) __builtin_prefetch(next + k * 16, 0, 3); }
             const f32 w0 = *(const f32*)w, w1 = vectors > 1 ? *(const f32*)(w + LANES) : w0;
 UNROLL
             for (int p = 0; p < pixels; p++) {

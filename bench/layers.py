@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Where the time of a well-known net goes: each operator with one thread and with all, against the machine's peak.
+
+Multiplications are counted as if computed directly, so Winograd convolutions may exceed the peak.
+"""
+import argparse
+import math
+import os
+import statistics
+
+import numpy as np
+import zoo
+
+from caffe2._core import threads
+from caffe2._core.args import Args
+from caffe2._core.net import run_bound
+from caffe2.proto import caffe2_pb2
+from caffe2.python import workspace
+
+
+class Subject:
+    """A bound net whose operators can run one by one."""
+
+    def __init__(self, net):
+        if net.train:
+            net.feed()
+            workspace.CreateNet(net.model.net)
+            self.blobs = workspace.C.Workspace.current
+            self.bound, self.definition = self.blobs.nets[net.net.name], net.net
+        else:
+            self.predictor = workspace.C.Predictor(net.init_net(), net.net)
+            self.predictor.run([net.data])
+            self.blobs = self.predictor._workspace
+            self.bound, self.definition = self.predictor._net, self.predictor._net_def
+
+    def shape(self, name):
+        return self.blobs[name].tensor().shape
+
+    def work(self):
+        """Floating-point operations and the shape of the output of each operator."""
+        result = []
+        for op, bound in zip(self.definition.op, self.bound.operators, strict=True):
+            count = flops(op, [self.shape(name) if name in self.blobs.blobs else () for name in op.input])
+            run_bound(bound)
+            shape = self.shape(op.output[0]) if self.blobs[op.output[0]].is_tensor else ()
+            if op.type in ("Conv", "ConvFused"):
+                count = 2 * math.prod(shape) * math.prod(self.shape(op.input[1])[1:])
+            result.append((count, shape))
+        return result
+
+    def measure(self, counts, rounds):
+        """Median milliseconds of the net and of each operator, for each number of threads."""
+        samples = {n: [] for n in counts}
+        for _ in range(rounds):
+            for n in counts:
+                threads.set_num_threads(n)
+                samples[n].append(self.bound.benchmark(1, 2, True))
+        return {n: [statistics.median(column) for column in zip(*rows, strict=True)] for n, rows in samples.items()}
+
+
+def flops(op, shapes):
+    """Of the gradients of a convolution, or of a product of matrices; 0 of others."""
+    if op.type == "ConvGradient":
+        filters = math.prod(shapes[1][1:])
+        bias = not Args(op).bool("no_bias")
+        return 2 * math.prod(shapes[2]) * filters * (len(op.output) - bias)
+    if op.type in ("FC", "FCGradient"):
+        return 2 * shapes[0][0] * math.prod(shapes[1]) * (2 if op.type == "FCGradient" else 1)
+    return 0
+
+
+def peak(n, size=1024):
+    """GFLOP/s of the fastest of many products of matrices."""
+    threads.set_num_threads(n)
+    for name in "ab":
+        workspace.FeedBlob(name, np.ones((size, size), np.float32))
+    net = caffe2_pb2.NetDef(name="product", op=[caffe2_pb2.OperatorDef(type="MatMul", input="ab", output="c")])
+    workspace.CreateNet(net, True)
+    return 2e-6 * size ** 3 / min(workspace.BenchmarkNet("product", 1, 1, False)[0] for _ in range(30))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("net", choices=zoo.NETS)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--least", type=float, default=0.0, help="leave out operators of less than so many ms")
+    args = parser.parse_args()
+    counts = sorted({1, len(os.sched_getaffinity(0))})
+    peaks = {n: peak(n) for n in counts}
+    subject = Subject(zoo.NETS[args.net](args.batch, **({"train": True} if args.train else {})))
+    work = subject.work()
+    times = subject.measure(counts, args.rounds)
+    print(f"{args.net}, batch {args.batch}{', training' * args.train}")
+    for n in counts:
+        print(f"{n} thread{'s' * (n > 1)}: {times[n][0]:.3g} ms, sum of operators {sum(times[n][1:]):.3g} ms, "
+              f"peak {peaks[n]:.0f} GFLOP/s")
+    print(f"{'':4} {'operator':22} {'output':20} {'MFLOP':>8} " + " ".join(f"{f'ms, {n}':>8} {'of peak':>7}" for n in counts)
+          + f" {'faster':>6}")
+    for i, (op, (count, shape)) in enumerate(zip(subject.definition.op, work, strict=True)):
+        row = [times[n][i + 1] for n in counts]
+        if row[-1] < args.least:
+            continue
+        mega = f"{count / 1e6:.4g}" if count else ""
+        line = f"{i:4} {op.type:22} {'x'.join(map(str, shape)):20} {mega:>8} "
+        for n, t in zip(counts, row, strict=True):
+            line += f"{t:8.3f} " + (f"{count / 1e6 / t / peaks[n]:7.0%} " if count else " " * 8)
+        print(line + f"{row[0] / row[-1]:6.2f}")
+
+
+if __name__ == "__main__":
+    main()
