@@ -44,7 +44,7 @@ class Subject:
             run_bound(bound)
             shape = self.shape(op.output[0]) if self.blobs[op.output[0]].is_tensor else ()
             if op.type in ("Conv", "ConvFused"):
-                count = 2 * math.prod(shape) * math.prod(self.shape(op.input[1])[1:])
+                count = 2 * shape[0] * math.prod(shape[2:]) * math.prod(self.shape(op.input[1]))
             result.append((count, shape))
         return result
 

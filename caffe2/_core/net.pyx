@@ -88,19 +88,18 @@ cdef class Net:
         place."""
         cdef Operator op, writer
         cdef int i
-        writers = {}                            # blob -> the operator that wrote it last
+        writers = {}                            # blob -> the operators that wrote it last, together
         refused = set()                         # those with a reader that takes plain tensors only
         for op in self.operators:
             for name in op.definition.input:
-                writer = writers.get(name)
-                if writer is not None:
+                for writer in writers.get(name, ()):
                     writer.emits = True
                     if not op.blocked:
                         refused.add(writer)
-            for name in op.definition.output:
+            for name in op.definition.output[op.joins:]:
                 writers.pop(name, None)
             if op.blocked and op.num_outputs:
-                writers[op.definition.output[op.blocked_output()]] = op
+                writers.setdefault(op.definition.output[op.blocked_output()], []).append(op)
         for op in refused:
             op.emits = False
         op = None

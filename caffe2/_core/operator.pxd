@@ -18,6 +18,8 @@ cdef class Operator:
     # emits where all that read the operator's first output take blocked ones, so that it may be written so.
     cdef bint blocked
     cdef bint emits
+    # Set in setup() by operators that add to the first output what others have begun.
+    cdef bint joins
     cdef object __weakref__
 
     # Compute. Called without the GIL; the default takes it and calls execute().

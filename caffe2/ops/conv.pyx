@@ -499,6 +499,9 @@ cdef class Conv(Correlation):
     cdef float low, high
     cdef int residual           # input, 0 for none
     cdef bint winograd
+    # Y holds what several operators answer: so many channels, of which these are `own` from `start` on. 0: it is all
+    # this operator's own.
+    cdef int64_t whole, start, own
 
     def setup(self):
         Correlation.setup(self)
@@ -507,7 +510,7 @@ cdef class Conv(Correlation):
         self.blocked = self.windows.c.ndim == 2 and not self.windows.c.image.nhwc
 
     def absorb(self, Operator following):
-        if following.type != "Relu" or self.high < INFINITY:
+        if following.type != "Relu" or self.high < INFINITY or self.whole:
             return False
         self.low = max(self.low, 0)
         return True
@@ -532,6 +535,8 @@ cdef class Conv(Correlation):
             self.expect(self.residual, FLOAT)
             check_shape(self.x[self.residual], "residual", x.ndim, shape)
         way = self.way(&c)
+        if self.whole:
+            self.open(shape, self.emits and way != CONV16_NONE)
         if way != CONV16_NONE:
             return self.run_blocked(&c, way, bias, shape)
         make_plain(x)
@@ -551,6 +556,38 @@ cdef class Conv(Correlation):
         way = K.conv16_way(c, 0, self.winograd)
         return way if self.emits or (is_winograd(way) and is_most(c.out_channels)) else CONV16_NONE
 
+    cdef int open(self, const int64_t* shape, bint blocked) except -1 nogil:
+        """Y takes the answers of all; those before this operator have written theirs."""
+        cdef tensor_t* y = self.y[0]
+        cdef int64_t[4] all
+        if self.filters != self.own:
+            return self.fail("there must be as many filters as its part of Y has channels")
+        memcpy(all, shape, sizeof(all))
+        all[1] = self.whole
+        if self.joins:
+            check_shape(y, "Y, with the parts of others,", 4, all)
+            blocked = y.layout == BLOCKED
+        return resize_blocked(y, all) if blocked else resize(y, 4, all, FLOAT)
+
+    cdef int put(self, const float* answers, bint blocked, int nth) except -1 nogil:
+        """The part of Y becomes these answers."""
+        cdef windows_t* g = &self.windows.c
+        cdef int own = <int>self.filters
+        cdef tensor_t* t = self.y[0]
+        cdef int64_t step = (blocked_size(t.shape) if t.layout == BLOCKED else t.size) // g.batch
+        cdef float* y = <float*>t.data + self.start * g.count
+        cdef int64_t _i
+        for _i in range(g.batch):
+            if t.layout == BLOCKED:
+                K.to16(1, own, g.count, answers, y, nth)
+            elif blocked:
+                K.from16(1, own, g.count, answers, y, nth)
+            else:
+                memcpy(y, answers, own * g.count * sizeof(float))
+            answers += ((own + BLOCK - 1) // BLOCK * BLOCK if blocked else own) * g.count
+            y += step
+        return 0
+
     cdef int run_blocked(self, const conv16_t* c, int way, const float* bias, const int64_t* shape) except -1 nogil:
         cdef windows_t* g = &self.windows.c
         cdef tensor_t* x = self.x[0]
@@ -560,7 +597,8 @@ cdef class Conv(Correlation):
         cdef int64_t room_x = blocked_size(x.shape) if x.layout == PLAIN and way != CONV16_FIRST else 0
         cdef int64_t room_r = size if r != NULL and r.layout == PLAIN else 0
         cdef int nth = num_threads(<int64_t>(<double>size * g.image.channels * g.taps / 8))
-        cdef float* to_x = <float*>self.scratch((room_x + room_r + (0 if self.emits else size)) * sizeof(float))
+        cdef bint emits = y.layout == BLOCKED if self.whole else self.emits
+        cdef float* to_x = <float*>self.scratch((room_x + room_r + (0 if emits else size)) * sizeof(float))
         cdef float* to_r = to_x + room_x
         cdef float* to_y = to_r + room_r
         cdef epilogue16_t e
@@ -568,6 +606,7 @@ cdef class Conv(Correlation):
         e.residual = to_r if room_r else <const float*>r.data if r != NULL else NULL
         e.low = self.low
         e.high = self.high
+        e.y_image = 0
         self.room(K.conv16_pack_bytes(c, way))
         if not self.is_packed(way):
             if is_winograd(way) and not are_finite(<const float*>self.x[1].data, self.x[1].size):
@@ -579,14 +618,20 @@ cdef class Conv(Correlation):
             K.to16(c.batch, c.channels, g.pixels, <const float*>x.data, to_x, nth)
         if room_r:
             K.to16(c.batch, c.out_channels, g.count, <const float*>r.data, to_r, nth)
-        if self.emits:
-            resize_blocked(y, shape)
-            to_y = <float*>y.data
+        if emits:
+            if self.whole:
+                e.y_image = blocked_size(y.shape) // c.batch
+            else:
+                resize_blocked(y, shape)
+            to_y = <float*>y.data + self.start * g.count
         if K.conv16(c, way, to_x if room_x else <const float*>x.data, <const float*>self.packed, &e, to_y, nth):
             return self.no_memory()
-        if not self.emits:
-            resize(y, 4, shape, FLOAT)
-            K.from16(c.batch, c.out_channels, g.count, to_y, <float*>y.data, nth)
+        if emits:
+            return 0
+        if self.whole:
+            return self.put(to_y, True, nth)
+        resize(y, 4, shape, FLOAT)
+        K.from16(c.batch, c.out_channels, g.count, to_y, <float*>y.data, nth)
         return 0
 
     cdef int no_memory(self) except -1 nogil:
@@ -596,23 +641,25 @@ cdef class Conv(Correlation):
     cdef int run_plain(self, const float* bias, const int64_t* shape) except -1 nogil:
         cdef tensor_t* y = self.y[0]
         cdef const float* residual = <const float*>self.x[self.residual].data if self.residual else NULL
+        cdef float* to
         cdef int64_t n, chunk
         cdef int nth, i
-        resize(y, self.x[0].ndim, shape, FLOAT)
-        n = y.size
+        if not self.whole:
+            resize(y, self.x[0].ndim, shape, FLOAT)
+        n = self.windows.c.batch * self.filters * self.windows.c.count
         if n == 0:
             return 0
+        to = <float*>self.scratch(n * sizeof(float)) if self.whole else <float*>y.data
         if residual == y.data:
             residual = <const float*>self.scratch(n * sizeof(float))
             memcpy(<void*>residual, y.data, n * sizeof(float))
-        self.answers(<const float*>self.x[0].data, bias, <float*>y.data)
-        if residual == NULL and self.low == -INFINITY and self.high == INFINITY:
-            return 0
+        self.answers(<const float*>self.x[0].data, bias, to)
         nth = num_threads(n)
-        chunk = (n + nth - 1) // nth
-        for i in prange(nth, num_threads=nth, schedule="static", chunksize=1, use_threads_if=nth > 1):
-            self.finish(residual, <float*>y.data, i * chunk, min(n, (i + 1) * chunk))
-        return 0
+        if residual != NULL or self.low > -INFINITY or self.high < INFINITY:
+            chunk = (n + nth - 1) // nth
+            for i in prange(nth, num_threads=nth, schedule="static", chunksize=1, use_threads_if=nth > 1):
+                self.finish(residual, to, i * chunk, min(n, (i + 1) * chunk))
+        return self.put(to, False, nth) if self.whole else 0
 
     cdef void finish(self, const float* residual, float* y, int64_t start, int64_t stop) noexcept nogil:
         """Add the residual to a stretch, then keep it within bounds; NaN stays."""
@@ -639,6 +686,15 @@ cdef class ConvFused(Conv):
         if self.args.bool("relu"):
             self.low = max(self.low, 0)
         self.residual = 3 if self.num_inputs == 4 else 0
+        parts, part = self.args.ints("parts"), self.args.int("part")
+        if not parts:
+            return
+        if not 0 <= part < len(parts) or min(parts) < 1 or any(n % BLOCK for n in parts[:-1]) or self.residual or (
+                self.windows.c.ndim != 2 or self.windows.c.image.nhwc):
+            raise ValueError(f"part {part} of {parts} channels must be one of images of two axes, NCHW, without a "
+                             f"residual; all but the last must be multiples of {BLOCK}")
+        self.whole, self.start, self.own = sum(parts), sum(parts[:part]), parts[part]
+        self.joins = self.args.bool("joins")
 
 
 cdef class ConvGradient(Correlation):
@@ -849,6 +905,11 @@ def _infer(args, inputs):
     return [infer(args, inputs[0], inputs[1].shape[0] if inputs[1].shape else -1)]
 
 
+def _infer_fused(args, inputs):
+    parts = args.ints("parts")
+    return [infer(args, inputs[0], sum(parts))] if parts else _infer(args, inputs)
+
+
 def _infer_transposed(args, inputs):
     w = inputs[1]
     if not w.shape:
@@ -875,7 +936,7 @@ def _infer_transposed_gradient(args, inputs):
 def _cost(answers, products):
     """Cost of `products` multiplications and additions for each filter, tap and answer; `answers` finds those."""
     def cost(args, inputs, outputs):
-        y, w = answers(inputs, outputs), inputs[1]
+        y, w = answers(args, inputs, outputs), inputs[1]
         if None in (y.shape, w.shape):
             return dict(flops=0, bytes_read=0, bytes_written=0, params_bytes=0)
         return dict(
@@ -927,7 +988,7 @@ for _name, _where in (("Conv", "an image"), ("Conv1D", "a sequence"), ("Conv2D",
         },
         outs={"Y": "[N, M, ...] or [N, ..., M]"},
         args={**ARGS, **DILATION, **GROUP, **_SHARED, **_WINOGRAD}, infer=_infer,
-        cost=_cost(lambda inputs, outputs: outputs[0], lambda args: 1),
+        cost=_cost(lambda args, inputs, outputs: outputs[0], lambda args: 1),
         gradient=_gradient, doc=_DOC.format(where=_where),
     )
     register(
@@ -939,7 +1000,7 @@ for _name, _where in (("Conv", "an image"), ("Conv1D", "a sequence"), ("Conv2D",
             "dX": "gradient of X",
         },
         args={**ARGS, **DILATION, **GROUP, **_SHARED, **_WINOGRAD, **_NO_BIAS}, infer=_infer_gradient,
-        cost=_cost(lambda inputs, outputs: inputs[2], _gradients_asked),
+        cost=_cost(lambda args, inputs, outputs: inputs[2], _gradients_asked),
         doc=f"Gradient of {_name}. The gradient of X is computed only where there is an output for it.",
     )
 
@@ -954,10 +1015,14 @@ register(
         **ARGS, **DILATION, **GROUP, **_SHARED, **_WINOGRAD,
         "relu": "Y = max(Y, 0) (default 0)", "low": "least value of Y (default: no limit)",
         "high": "largest value of Y (default: no limit)",
+        "parts": "channels of Y of each of the operators that write it together (default: this one writes all)",
+        "part": "which of the parts is this operator's (default 0)",
+        "joins": "1: Y is there, with the parts of others (default 0)",
     },
-    inplace=[(3, 0)], infer=_infer, cost=_cost(lambda inputs, outputs: outputs[0], lambda args: 1),
-    doc="Conv with what follows it, Sum and then Relu or Clip, as the optimizer of nets for inference makes it. "
-        "It has no gradient.",
+    inplace=[(3, 0)], infer=_infer_fused,
+    cost=_cost(lambda args, inputs, outputs: _infer(args, inputs)[0], lambda args: 1),
+    doc="Conv with what follows it, Sum and then Relu or Clip, or Concat, as the optimizer of nets for inference makes "
+        "it. It has no gradient.",
 )
 
 _ADJ = {
@@ -973,7 +1038,7 @@ register(
     },
     outs={"Y": "[N, C, ...] or [N, ..., C]; an axis has (size - 1) * stride + kernel + adj - pads pixels"},
     args={**ARGS, **DILATION, **GROUP, **_SHARED, **_NO_BIAS, **_ADJ}, infer=_infer_transposed,
-    cost=_cost(lambda inputs, outputs: inputs[0], lambda args: 1),
+    cost=_cost(lambda args, inputs, outputs: inputs[0], lambda args: 1),
     gradient=_gradient,
     doc="Transposed convolution: every value of X adds its filter, times itself, onto the window of Y that Conv would "
         "have computed it from. What the gradient of Conv is to Y, this is to X.",
@@ -987,7 +1052,7 @@ register(
         "dX": "gradient of X",
     },
     args={**ARGS, **DILATION, **GROUP, **_SHARED, **_NO_BIAS, **_ADJ}, infer=_infer_transposed_gradient,
-    cost=_cost(lambda inputs, outputs: inputs[0], _gradients_asked),
+    cost=_cost(lambda args, inputs, outputs: inputs[0], _gradients_asked),
     doc="Gradient of ConvTranspose. The gradient of X is computed only where there is an output for it.",
 )
 

@@ -7,7 +7,8 @@ In this order:
    into the filters and the bias of the convolution or FC before them. This is computed in float64 and rounded once.
 3. Relu, Clip, and Sum or Add of two tensors of one shape go into the convolution before them (ConvFused).
 4. Operators on whose outputs nothing depends go.
-5. Intermediate blobs that are never needed at the same time become one blob.
+5. Convolutions write their parts of what Concat would join, where nobody else reads these (in simple nets).
+6. Intermediate blobs that are never needed at the same time become one blob.
 
 Outputs differ from those of the original nets by rounding: by less than 1e-5 of the largest value in nets of usual
 depth. Nothing is folded that is not finite, that some operator writes, or that is not on the CPU; operators with
@@ -134,6 +135,8 @@ class _Rewriter:
         self.ops = [op for op in self.result if op is not None]
         if only is None:
             self._drop_dead()
+            if self.net.type in ("", "simple"):
+                self._join()
 
     def _append(self, op: Any) -> None:
         self.position.update(dict.fromkeys(op.output, len(self.result)))
@@ -351,8 +354,51 @@ class _Rewriter:
                 needed.update(_nested(op))
         self.ops = kept[::-1]
 
+    # ------------------------------------------------------------ joining
+
+    def _join(self) -> None:
+        """Pass 5: Concat of what convolutions give."""
+        self.uses = Counter(name for op in self.ops for name in op.input) + Counter(set(self.outputs))
+        writers = {name: (i, op) for i, op in enumerate(self.ops) for name in op.output}
+        kept = []
+        for op in self.ops:
+            sources = [writers.get(name, (0, None)) for name in op.input]
+            parts = [self._channels(source, name) for name, (_, source) in zip(op.input, sources, strict=True)]
+            if len(parts) < 2 or None in parts or any(n % 16 for n in parts[:-1]) or not self._joins_channels(op):
+                kept.append(op)
+                continue
+            first = min(i for i, _ in sources)
+            for k, (i, source) in enumerate(sources):
+                self._bias(source)
+                source.type = "ConvFused"
+                source.arg.add(name="parts").ints.extend(parts)
+                source.arg.add(name="part", i=k)
+                source.arg.add(name="joins", i=int(i > first))
+                source.output[0] = op.output[0]
+        self.ops = kept
+
+    def _joins_channels(self, op: Any) -> bool:
+        """Whether it is a Concat of whose outputs the first alone counts, along axis 1."""
+        if op.type not in ("Concat", "DepthConcat") or op.control_input or not self._on_cpu(op):
+            return False
+        args = Args(op)
+        axis = args.int("axis", {"NHWC": 3}.get(args.str("order", "NCHW").upper(), 1))
+        return (axis in (1, -3) and not args.bool("add_axis") and self.single.issuperset(op.output)
+                and not any(self.uses[name] for name in op.output[1:]))
+
+    def _channels(self, source: Any, name: str) -> int | None:
+        """Of a blob, if it is written by a convolution that could write it into another, and read there alone."""
+        if source is None or source.type not in ("Conv", "Conv2D", "ConvFused") or not self._on_cpu(source) or (
+                name not in self.single or self.uses[name] != 1 or len(source.input) > 3 or source.control_input
+                or Args(source).str("order", "NCHW").upper() != "NCHW" or not self._bias(source, make=False)):
+            return None
+        weight = self._constant(self.weights.get(source.input[1], (source.input[1],))[0])
+        return len(weight) if weight is not None and weight.ndim == 4 and len(weight) else None
+
+    # ------------------------------------------------------------ memory
+
     def share_memory(self, infos: Mapping[str, TensorInfo]) -> None:
-        """Pass 5: largest blobs first, each takes the first storage that is free while it lives."""
+        """Pass 6: largest blobs first, each takes the first storage that is free while it lives."""
         plain = set(self.single).difference(self.outputs)
         for op in self.ops:
             if not is_pure(op.type):
@@ -361,7 +407,8 @@ class _Rewriter:
         last: dict[str, int] = {}
         for i, op in enumerate(self.ops):
             last.update({name: i for name in op.input if name in first})
-            first.update({name: i for name in op.output if name in plain})
+            for name in plain.intersection(op.output):
+                first.setdefault(name, i)
         sizes = {name: _nbytes(infos.get(name)) for name in last}
         storages: list[list[str]] = []
         for name in sorted(last, key=lambda n: (-sizes[n], first[n])):

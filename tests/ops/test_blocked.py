@@ -201,6 +201,49 @@ def test_conv_fused_refuses_a_residual_of_another_shape(shape):
         c.run("simple")
 
 
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize("reader", ["MaxPool", "Softmax", None])
+@pytest.mark.parametrize("net_type", ["simple", "dag"])
+@pytest.mark.parametrize("order", [range(5), [3, 0, 4, 2, 1]])
+def test_convolutions_write_parts(batch, reader, net_type, order):
+    """The same as Concat, whatever way each of them goes."""
+    c, joined = Chain(batch, 16, 12, 11), Chain(batch, 16, 12, 11)
+    convs = [(16, 1, {}), (32, 3, dict(pad=1)), (16, 3, dict(pad=1, group=16)), (48, 3, dict(pad=1, group=2)),
+             (5, 1, {})]
+    parts = [filters for filters, *_ in convs]
+    for i, (filters, kernel, args) in enumerate(convs):
+        c.conv("x", f"y{i}", filters, kernel, op="ConvFused", relu=i % 2, **args)
+    joined.feeds |= c.feeds
+    for at, i in enumerate(order):
+        joined.op("ConvFused", ["x", f"y{i}_w", f"y{i}_b"], "y", kernel=convs[i][1], relu=i % 2, **convs[i][2],
+                  parts=parts, part=i, joins=int(at > 0))
+    c.op("Concat", [f"y{i}" for i in range(5)], ["y", "sizes"], axis=1)
+    for chain in (c, joined):
+        chain.op("Copy", "y", "whole") if reader == "Softmax" else chain.op("Relu", "y", "whole")
+        chain.op("Relu", "whole", "whole")
+        if reader:
+            chain.op(reader, "whole", "z", **{"kernel": 3} if reader == "MaxPool" else {})
+    got, want = joined.run(net_type, 2), c.run("dag")
+    compare(got, {name: want[name] for name in got})
+
+
+def test_parts_that_do_not_fit():
+    c = Chain(1, 16, 6, 6)
+    c.conv("x", "y", 16, 1, op="ConvFused", parts=[16, 8])
+    c.conv("x", "z", 8, 3, op="ConvFused", parts=[16, 8], part=1, joins=1)
+    c.net.Proto().op[1].output[0] = "y"
+    with pytest.raises(RuntimeError, match=r"Y, with the parts of others, must have shape \(1, 24, 4, 4\)"):
+        c.run("simple")
+    c.feeds["y_w"], c.feeds["y_b"] = c.feeds["y_w"][:8], c.feeds["y_b"][:8]
+    with pytest.raises(RuntimeError, match="there must be as many filters as its part of Y has channels"):
+        c.run("simple")
+    for wrong in (dict(parts=[8, 16]), dict(parts=[16, 8], part=2), dict(parts=[16, 8], order="NHWC")):
+        c = Chain(1, 16, 6, 6)
+        c.conv("x", "y", 16, 1, op="ConvFused", **wrong)
+        with pytest.raises(RuntimeError, match="all but the last must be multiples of 16"):
+            c.run("simple")
+
+
 @pytest.mark.parametrize("first", ["Conv", "FC", "Sum", "SpatialBN"])
 def test_relu_in_place_is_absorbed(first):
     c = Chain(2, 24, 6, 7)

@@ -235,6 +235,67 @@ def test_what_others_read_is_not_fused():
     check(net, arrays(14, **CONV), ["Conv", "Relu", "Sigmoid"], x=X)
 
 
+# ---------------------------------------------------------------- joining
+
+BRANCHES = dict(w1=(16, 3, 1, 1), w2=(32, 3, 3, 3), w3=(5, 32, 1, 1), b1=(16,), b3=(5,))
+
+
+def branches(outputs=("y",), **args):
+    net = core.Net("net")
+    net.Conv(["x", "w1", "b1"], "a", kernel=1)
+    net.Relu("a", "a")
+    net.Conv(["x", "w2"], "b", kernel=3, pad=1)
+    net.Conv(["b", "w3", "b3"], "c", kernel=1)
+    net.Conv(["x", "w2"], "d", kernel=3, pad=1)
+    net.Concat(["d", "a", "c"], ["joined", "sizes"], **args or dict(axis=1))
+    net.MaxPool("joined", "p", kernel=2)
+    net.Softmax("p", "y")
+    net.Proto().external_output.extend(outputs)
+    return net
+
+
+@pytest.mark.parametrize("shapes", [True, False])
+@pytest.mark.parametrize("args", [dict(axis=1), dict(axis=-3), dict(order="NCHW"), {}])
+def test_concat_of_convolutions(args, shapes):
+    net, values = branches(**args), arrays(30, **BRANCHES)
+    new = check(net, values, ["ConvFused"] * 3 + ["Conv", "MaxPool", "Softmax"], shapes, x=X)
+    assert [[list(a.ints) or a.i for a in op.arg if a.name in ("parts", "part", "joins")]
+            for op in new.op if op.type == "ConvFused"] == [[[32, 16, 5], i, j] for i, j in ((1, 0), (2, 1), (0, 1))]
+    p = workspace.Predictor(init_net(values), net.Proto())
+    for shape in ((2, 3, 6, 5), (5, 3, 9, 8), (1, 3, 4, 4), (1, 3, 6, 7), (0, 3, 6, 5)):
+        x = arrays(31, x=shape)["x"]
+        close(p.run(dict(x=x)), outputs(init_net(values), net.Proto(), x=x))
+
+
+def test_joined_blobs_that_are_asked_for():
+    check(branches(["joined", "y"]), arrays(30, **BRANCHES), ["ConvFused"] * 3 + ["Conv", "MaxPool", "Softmax"], x=X)
+
+
+@pytest.mark.parametrize("why", ["part asked for", "sizes asked for", "axis", "graph", "uneven", "sum"])
+def test_other_concats_stay(why):
+    net = branches({"part asked for": ["d", "y"], "sizes asked for": ["sizes", "y"]}.get(why, ["y"]),
+                   axis=1 if why != "axis" else 2)
+    values = arrays(30, **BRANCHES)
+    left = ["ConvFused", "Conv", "Conv", "Conv", "Concat", "MaxPool", "Softmax"]
+    if why == "axis":
+        values |= dict(w2=values["w2"][:16], w3=values["w3"][:, :16].repeat(4, 0)[:16], b3=values["b1"])
+    elif why == "graph":
+        net.Proto().type = "dag"
+    elif why == "uneven":
+        net.Proto().op[-3].input[:] = "dca"
+    elif why == "sum":
+        net.Proto().op[-3].input[:] = "dad"
+    check(net, values, left if why != "sum" else ["ConvFused", "Conv", "Concat", "MaxPool", "Softmax"], x=X)
+
+
+def test_parts_of_other_sizes_are_refused():
+    net, values = branches(), arrays(30, **BRANCHES)
+    net.Proto().op[4].arg[1].i = 0
+    for optimized in (True, False):
+        with pytest.raises(RuntimeError, match="must"):
+            workspace.Predictor(init_net(values), net.Proto(), optimize=optimized).run(dict(x=X))
+
+
 # ---------------------------------------------------------------- leftovers, dead operators
 
 def test_leftovers_of_training_go():
@@ -346,10 +407,13 @@ def test_large_blobs_choose_first():
 def test_random_nets(data):
     """Any net of convolutions and what may follow them, in place or not, gives the same."""
     net, blobs = core.Net("net"), ["x"]
-    shapes = dict(w1=(3, 3, 1, 1), w3=(3, 3, 3, 3), wd=(3, 1, 3, 3), c=(3, 1, 1)) | dict.fromkeys("bstmv", (3,))
+    n = data.draw(st.sampled_from([3, 16]))
+    shapes = dict(w1=(n, n, 1, 1), w2=(n, 2 * n, 1, 1), w3=(n, n, 3, 3), wd=(n, 1, 3, 3), c=(n, 1, 1))
+    shapes |= dict.fromkeys("bstmv", (n,))
     for i in range(data.draw(st.integers(1, 12))):
         kind = data.draw(st.sampled_from(
-            ["conv1", "conv3", "depthwise", "bn", "relu", "clip", "sum", "mul", "add", "dropout", "copy", "pool"]))
+            ["conv1", "conv3", "depthwise", "bn", "relu", "clip", "sum", "mul", "add", "dropout", "copy", "pool",
+             "concat"]))
         x = data.draw(st.sampled_from(blobs[-3:]))
         y = x if x != "x" and data.draw(st.booleans()) else f"y{i}"
         fresh = f"y{i}"
@@ -358,7 +422,7 @@ def test_random_nets(data):
         elif kind == "conv3":
             net.Conv([x, "w3"], fresh, kernel=3, pad=1)
         elif kind == "depthwise":
-            net.Conv([x, "wd", "b"], fresh, kernel=3, pad=1, group=3)
+            net.Conv([x, "wd", "b"], fresh, kernel=3, pad=1, group=n)
         elif kind == "bn":
             net.SpatialBN([x, "s", "t", "m", "v"], y, is_test=1)
         elif kind == "relu":
@@ -374,6 +438,9 @@ def test_random_nets(data):
             net.Dropout(x, [y, f"mask{i}"], is_test=1)
         elif kind == "copy":
             net.Copy(x, y)
+        elif kind == "concat":
+            net.Concat([x, data.draw(st.sampled_from(blobs))], [f"joined{i}", f"sizes{i}"], axis=1)
+            net.Conv([f"joined{i}", "w2"], fresh, kernel=1)
         else:
             net.MaxPool(x, fresh, kernel=3, pad=1)
         last = net.Proto().op[-1].output[0]
@@ -381,13 +448,13 @@ def test_random_nets(data):
             blobs.append(last)
     wanted = set(data.draw(st.lists(st.sampled_from(blobs[1:]), min_size=1, max_size=3)))
     net.Proto().external_output.extend(sorted(wanted))
-    init, values = init_net(arrays(19, **shapes)), dict(x=X)
+    init, values = init_net(arrays(19, **shapes)), arrays(1, x=(2, n, 6, 5))
     expected = outputs(init, net.Proto(), **values)
-    for known in (None, {"x": X.shape}):
+    for known in (None, {"x": values["x"].shape}):
         close(outputs(*optimize_nets(init, net.Proto(), known), **values), expected)
     p = workspace.Predictor(init, net.Proto())
     close(p.run(values), expected)
-    other = dict(x=arrays(20, x=(1, 3, 4, 4))["x"])
+    other = dict(x=arrays(20, x=(1, n, 4, 4))["x"])
     close(p.run(other), outputs(init, net.Proto(), **other))
 
 

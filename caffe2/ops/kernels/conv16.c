@@ -196,6 +196,7 @@ typedef struct {
     long tile_rows, tiles_down, tiles_across;
     long row, block; /* of the input as tiles see it: floats from row to row, block to block */
     long columns;    /* of a copied row, for each remainder of the stride */
+    long y_image;
     reduction_t sum;
     finish_t finish;
     const float* bias;
@@ -270,7 +271,7 @@ static long copied_image(const plan_t* p, long down) {
 static int run_part(const plan_t* p, const part_t* part, long down) {
     const conv16_t* c = p->c;
     const long pixels = (long)c->out[0] * c->out[1];
-    const long x_group = part->group * p->blocks, y_blocks = BLOCKS(c->out_channels);
+    const long x_group = part->group * p->blocks;
     const long x_image = p->step == 1 ? (long)c->channels * c->size[0] * c->size[1]
                                       : 16 * BLOCKS(c->channels) * c->size[0] * c->size[1];
     const long row_0 = first_row(p, part->down_0);
@@ -312,7 +313,7 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
                                     : p->x + n * x_image +
                                           (x_group * c->size[0] * c->size[1] * 16);
             if (!copies) x += row_0 * p->row;
-            float* y = p->y + (n * y_blocks + channel / 16) * pixels * 16 + channel % 16;
+            float* y = p->y + n * p->y_image + channel / 16 * pixels * 16 + channel % 16;
             for (long i = part->down_0; i < part->down_1; i++) {
                 if (p->flat) {
                     const long from = i * pixels / p->tiles_down;
@@ -339,7 +340,7 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
                   const epilogue16_t* e, float* y, int nth) {
     const long pixels = (long)c->out[0] * c->out[1], out = c->out_channels / c->group;
     const long kh = c->kernel[0], kw = c->kernel[1], taps = kh * kw;
-    plan_t p = {.c = c, .x = x, .packed = packed, .y = y, .step = step};
+    plan_t p = {.c = c, .x = x, .packed = packed, .y = y, .step = step, .y_image = y_image(c, e)};
     p.depth = c->channels / c->group;
     p.blocks = DIVIDE_UP(p.depth, step);
     p.panels = DIVIDE_UP(16 * BLOCKS(out), PANEL);

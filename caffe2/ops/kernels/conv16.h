@@ -67,6 +67,11 @@ int CAT(winograd, ISA)(const conv16_t* c, int tile, const float* x, const float*
 void CAT(depthwise16, ISA)(const conv16_t* c, const float* x, const float* packed,
                            const epilogue16_t* e, float* y, int nth);
 
+/* Floats from one image of y to the next. */
+static inline long y_image(const conv16_t* c, const epilogue16_t* e) {
+    return e->y_image ? e->y_image : 16 * BLOCKS(c->out_channels) * c->out[0] * c->out[1];
+}
+
 static inline int threads_for(double work, int nth) {
     return (int)MAX(1, MIN(nth, work / THREAD_WORK));
 }

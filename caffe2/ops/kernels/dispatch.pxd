@@ -50,6 +50,7 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
         const float* residual
         float low
         float high
+        long y_image
 
     enum:
         CONV16_NONE

@@ -334,6 +334,7 @@ cdef class Conv16:
         e.residual = <const float*> pointer(residual)
         e.low = low
         e.high = high
+        e.y_image = y.strides[0] // 4
         cdef const float* px = <const float*> pointer(x)
         cdef const float* pw = <const float*> pointer(self.packed)
         cdef float* py = <float*> pointer(y)

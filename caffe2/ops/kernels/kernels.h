@@ -67,11 +67,12 @@ typedef struct {
 /* What a convolution does to its sums before it writes them; NULL pointers are left out:
  *   y = min(max(sum + bias[channel] + residual, low), high), with low <= 0 <= high
  * No bounds are -INFINITY and INFINITY, relu is 0 and INFINITY. NaN stays NaN. residual is blocked,
- * of y's shape, and may be y. */
+ * of y's shape, lies as y does, and may be y. */
 typedef struct {
     const float* bias; /* out_channels values */
     const float* residual;
     float low, high;
+    long y_image; /* floats from one image of y to the next; 0: they follow each other */
 } epilogue16_t;
 
 /* The ways to convolve. Each has packed filters of its own; filters come as OIHW.

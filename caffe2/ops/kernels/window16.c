@@ -95,6 +95,7 @@ INLINE void each(const int kind, const conv16_t* c, const float* x, const float*
     const long blocks = BLOCKS(c->channels), bands = DIVIDE_UP(c->out[0], BAND);
     const long taps = (long)c->kernel[0] * c->kernel[1], out = (long)c->out[0] * c->out[1];
     const long size = (long)c->size[0] * c->size[1];
+    const long y_step = kind == FILTER ? y_image(c, e) : blocks * out * 16;
     nth = threads_for((double)c->batch * c->channels * out * taps, nth);
 #pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
     for (long i = 0; i < c->batch * blocks * bands; i++) {
@@ -103,7 +104,7 @@ INLINE void each(const int kind, const conv16_t* c, const float* x, const float*
         for (int lane = 0; lane < 16; lane += LANES) {
             const long channel = 16 * block + lane;
             const float* px = x + i / bands * size * 16 + lane;
-            float* py = y + i / bands * out * 16 + lane;
+            float* py = y + i / bands / blocks * y_step + block * out * 16 + lane;
             float bias[LANES] __attribute__((aligned(64)));
             window_t g = {.c = c, .whole = whole};
             for (int l = 0; l < LANES; l++) {

@@ -20,6 +20,7 @@ typedef struct {
     long down, across, tiles; /* of one image; of all */
     long block;               /* tiles that are processed at once */
     long v_step, m_step;      /* floats between products */
+    long y_image;
     const long* at;
 } plan_t;
 
@@ -134,8 +135,8 @@ INLINE void finish(const int t, const plan_t* p, long block, long tile, const fl
     const int s = t + 2;
     const place_t at = place_of(p, t, tile);
     const int rows = MIN(t, c->out[0] - at.y), columns = MIN(t, c->out[1] - at.x);
-    const long blocks = BLOCKS(c->out_channels);
-    const long to = (((at.image * blocks + block) * c->out[0] + at.y) * c->out[1] + at.x) * 16;
+    const long to = at.image * p->y_image +
+                    ((block * c->out[0] + at.y) * c->out[1] + at.x) * 16;
     for (int lane = 0; lane < 16; lane += LANES) {
         f32 d[36], e[24], o[16];
         const f32 bias = *(const f32*)(p->bias + block * 16 + lane);
@@ -178,7 +179,7 @@ int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* pa
     const long in = BLOCKS(c->channels), out = BLOCKS(c->out_channels), s2 = (t + 2l) * (t + 2);
     const long panels = DIVIDE_UP(16 * out, PANEL);
     plan_t p = {.c = c, .x = x, .packed = packed, .residual = e->residual, .y = y, .low = e->low,
-                .high = e->high};
+                .high = e->high, .y_image = y_image(c, e)};
     p.down = DIVIDE_UP(c->out[0], t);
     p.across = DIVIDE_UP(c->out[1], t);
     p.tiles = c->batch * p.down * p.across;
