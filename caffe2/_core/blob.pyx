@@ -1,10 +1,12 @@
 """Blobs: named slots for a tensor or any other object."""
+from libc.stdint cimport int64_t
+
 import numpy as np
 
 from caffe2._core.serialization import deserialize, serialize
 
 from caffe2._core.tensor cimport (
-    UNDEFINED, Tensor, clear, dtype_name, from_numpy, itemsize, make_plain, shape_of, share, to_numpy,
+    UNDEFINED, Tensor, clear, dtype_name, from_numpy, itemsize, make_plain, put_rows, shape_of, share, swap, to_numpy,
 )
 
 
@@ -102,6 +104,14 @@ cdef class Blob:
             value = np.asarray(value)
         from_numpy(&self.t, value)
         self.value = None
+
+    def put_rows(self, Tensor to, int64_t rows, int64_t at):
+        """Copy the tensor, in whatever layout it is, into the rows from `at` on of another one, of `rows` rows."""
+        put_rows(to.t, rows, at, &self.t)
+
+    def swap(self, Tensor other):
+        """Exchange shape and memory with a tensor."""
+        swap(&self.t, other.t)
 
     def reset(self):
         """Empty the blob."""

@@ -16,6 +16,7 @@ cdef class Net:
     cdef object __weakref__
 
     cdef plan_layouts(self)
-    cpdef run(self, int iterations=*)
+    cdef int first, last            # operators to run
+    cpdef run(self, int iterations=*, int first=*, int last=*)
     cdef int run_all(self, int iterations) except -1
     cdef int loop(self, int iterations) except -1 nogil

@@ -1,4 +1,5 @@
 """Nets: a NetDef whose operators are bound once and run in order, without the GIL."""
+from libc.limits cimport INT_MAX
 from libc.stdlib cimport calloc, free
 
 from caffe2._core cimport threads
@@ -124,7 +125,7 @@ cdef class Net:
         cdef int i, _iteration
         cdef double now, looked = caffe2_clock()
         for _iteration in range(iterations):
-            for i in range(self.count):
+            for i in range(self.first, self.last):
                 if self.ops[i] == NULL:
                     continue
                 self.at = i
@@ -141,8 +142,14 @@ cdef class Net:
                     PyErr_CheckSignals()
         return 0
 
-    cpdef run(self, int iterations=1):
+    cpdef run(self, int iterations=1, int first=0, int last=INT_MAX):
         """Run all operators, `iterations` times over. Runs of one net, asked for by several threads, take turns.
+
+        Parameters
+        ----------
+        iterations : int
+        first, last : int
+            Run operators from the first on up to the last, which is left out. Task graphs always run as a whole.
 
         Raises
         ------
@@ -156,6 +163,7 @@ cdef class Net:
             raise RuntimeError(f"net {self.name!r} is running already, and one of its operators runs it again")
         with self.lock:
             self.runner = me
+            self.first, self.last = first, min(last, self.count)
             try:
                 if self.observers:
                     for _ in range(iterations):
@@ -182,7 +190,7 @@ cdef class Net:
         """Run once, one operator at a time, telling the observers before and after each."""
         for o in self.observers:
             o.start(self)
-        for op in self.operators:
+        for op in self.operators[self.first:self.last]:
             for o in self.observers:
                 o.start_operator(self, op)
             run_bound(op, self.name)

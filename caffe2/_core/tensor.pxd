@@ -62,6 +62,11 @@ cdef int reshape(tensor_t* t, int ndim, const int64_t* shape) except -1 nogil
 cdef int copy(tensor_t* to, const tensor_t* source) except -1 nogil
 # Elements [at, at + n) of `to` become those of `source` from `source_at` on. Strings are handled.
 cdef int copy_items(tensor_t* to, int64_t at, const tensor_t* source, int64_t source_at, int64_t n) except -1 nogil
+# `to` gets so many rows like those of `source`, in its layout; those from `at` on become source's. The others stay from
+# call to call, if these begin with `at` 0.
+cdef int put_rows(tensor_t* to, int64_t rows, int64_t at, tensor_t* source) except -1 nogil
+# Exchange shapes and memory.
+cdef void swap(tensor_t* a, tensor_t* b) noexcept nogil
 # Both see the same memory from now on; what was derived from the values of either is out of date.
 cdef void share(tensor_t* to, const tensor_t* source) noexcept nogil
 cdef void clear(tensor_t* t) noexcept nogil

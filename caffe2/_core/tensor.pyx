@@ -283,6 +283,34 @@ cdef int copy_items(tensor_t* to, int64_t at, const tensor_t* source, int64_t so
     return 0
 
 
+cdef int put_rows(tensor_t* to, int64_t rows, int64_t at, tensor_t* source) except -1 nogil:
+    cdef int64_t[MAX_DIMS] shape
+    cdef int64_t size
+    if at and to.layout != source.layout:
+        make_plain(to)
+        make_plain(source)
+    memcpy(shape, source.shape, sizeof(shape))
+    shape[0] = rows
+    if source.layout == PLAIN:
+        resize(to, source.ndim, shape, source.dtype)
+        return copy_items(to, at * size_from(source, 1), source, 0, source.size)
+    resize_blocked(to, shape)
+    size = blocked_size(source.shape)
+    memcpy(<float*>to.data + at * (size // source.shape[0]), source.data, size * sizeof(float))
+    return 0
+
+
+cdef void swap(tensor_t* a, tensor_t* b) noexcept nogil:
+    cdef tensor_t t
+    cdef uint64_t version = max(a.version, b.version) + 1
+    lock_storage()
+    t = a[0]
+    a[0] = b[0]
+    b[0] = t
+    a.version = b.version = version
+    unlock_storage()
+
+
 cdef void hold(tensor_t* to, const tensor_t* source) noexcept nogil:
     """Become what source is now, to read it; whoever writes must share."""
     cdef storage_t* old = to.storage

@@ -496,8 +496,8 @@ def fill_random_network_inputs(net_def, input_dims, input_types):
         written.update(op.output)
 
 
-# Bytes of intermediate blobs from which on a Predictor divides a batch.
-BATCH_MEMORY = 64 << 20
+# Bytes of the input and of intermediate blobs from which on a Predictor divides a batch.
+BATCH_MEMORY = 48 << 20
 
 
 def _pieces(data):
@@ -555,7 +555,7 @@ class Predictor:
         self._folded = set()
         self._net = None
         self._split = self._optimize
-        self._parts_of = None, 1            # (input, shape) of the last run, and its number of parts
+        self._divided = None, None, []      # (input, shape) of the last run, its division, and (blob, joined) pairs
 
     def run(self, inputs):
         """Predict.
@@ -580,43 +580,62 @@ class Predictor:
             if len(inputs) > len(self._inputs):
                 raise RuntimeError(f"net {self._net_def.name!r} takes {len(self._inputs)} inputs, not {len(inputs)}")
             inputs = dict(zip(self._inputs, inputs, strict=False))
-        for name, value in inputs.items():
+        for name in inputs:
             if name not in self._inputs:
                 raise RuntimeError(f"{name!r} is not an input of net {self._net_def.name!r}")
             if name in self._folded:
                 raise RuntimeError(f"{name!r} went into other parameters of net {self._net_def.name!r} when it first "
                                    "ran; make the Predictor with optimize=False, or give it from the first run on")
-            self._workspace.create_local(name).feed(np.asarray(value))
+            self._workspace.create_local(name)
         if self._net is None:
             if self._optimize:
                 self._rewrite(inputs)
             self._net = bind_net(self._net_def, self._workspace)
-        if not self._split or len(inputs) != 1:
-            return self._run()
-        (name, value), = inputs.items()
-        parts = self._parts(name, np.shape(value))
-        if parts == 1:
-            return self._run()
-        results = []
-        for part in np.array_split(np.asarray(value), parts):
-            self._workspace[name].feed(part)
-            results.append(self._run())
-        return [np.concatenate(columns) for columns in zip(*results)]
-
-    def _run(self):
+        inputs = {name: np.asarray(value) for name, value in inputs.items()}
+        if self._split and len(inputs) == 1:
+            (name, value), = inputs.items()
+            division, joined = self._divide(name, value.shape)
+            if division.parts > 1 or division.groups > 1:
+                blob = self._workspace[name]
+                results = [self._run_part(blob, part, division, joined)
+                           for part in np.array_split(value, division.parts)]
+                return [np.concatenate(columns) for columns in zip(*results)]
+        for name, value in inputs.items():
+            self._workspace[name].feed(value)
         self._net.run()
+        return self._fetch()
+
+    def _fetch(self):
         return [self._workspace[name].fetch() for name in self._outputs]
 
-    def _parts(self, data, shape):
-        """Into how many parts to divide a batch, so that what lies between input and output takes little memory."""
-        from caffe2.python.inference_optimizer import batch_memory
+    def _run_part(self, data, rows, division, joined):
+        """Predict for a part of a batch; see `divide`."""
+        done = 0
+        for group in np.array_split(rows, division.groups):
+            data.feed(group)
+            if division.cut:
+                self._net.run(1, 0, division.cut)
+            for blob, whole in joined:
+                blob.put_rows(whole, len(rows), done)
+            done += len(group)
+        for blob, whole in joined:
+            blob.swap(whole)
+        self._net.run(1, division.cut)
+        result = self._fetch()
+        for blob, whole in joined:      # each keeps its size of memory
+            blob.swap(whole)
+        return result
 
-        if self._parts_of[0] != (data, shape):
+    def _divide(self, data, shape):
+        """How to divide a batch of that shape."""
+        from caffe2.python.inference_optimizer import divide
+
+        if self._divided[0] != (data, shape):
             shapes = {n: b.tensor().shape for n, b in self._workspace.blobs.items() if b.is_tensor}
-            memory = batch_memory(self._net_def, data, {**shapes, data: shape})
-            parts = 1 if memory is None else max(1, min(shape[0], -(-memory // BATCH_MEMORY)))
-            self._parts_of = (data, shape), parts
-        return self._parts_of[1]
+            division = divide(self._net_def, data, {**shapes, data: shape}, BATCH_MEMORY)
+            joined = [(self._workspace[name], Tensor()) for name in division.joined]
+            self._divided = (data, shape), division, joined
+        return self._divided[1:]
 
     def _rewrite(self, inputs):
         """Optimize the net for inputs of these shapes; what is given now is not taken for constant."""

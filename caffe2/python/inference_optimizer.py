@@ -14,9 +14,11 @@ Outputs differ from those of the original nets by rounding: by less than 1e-5 of
 depth. Nothing is folded that is not finite, that some operator writes, or that is not on the CPU; operators with
 nets inside, or with effects beyond their outputs, stay as they are, and so do their blobs.
 """
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -529,8 +531,24 @@ def _infer(ops: list, known: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
         return {}
 
 
-def batch_memory(net: Any, data: str, shapes: Mapping[str, tuple]) -> int | None:
-    """Bytes of the intermediate blobs of a net, or None where its input's rows do not go through it independently.
+class Division(NamedTuple):
+    """How a net runs on a batch.
+
+    The batch is divided into `parts`, one after the other. Of each, operators before `cut` run on so many `groups` of
+    rows in turn, which are then put together in the blobs `joined`; the other operators run on all of them.
+    """
+
+    parts: int = 1
+    cut: int = 0
+    groups: int = 1
+    joined: tuple[str, ...] = ()
+
+
+def divide(net: Any, data: str, shapes: Mapping[str, tuple], limit: int) -> Division:
+    """Divide a batch, so that what lies between input and output of a net takes little memory.
+
+    What takes most memory usually comes first in a net, and most parameters, which every run reads once more, last.
+    So the operators in front run on fewer rows at a time: as many as read the fewest parameters in all.
 
     Parameters
     ----------
@@ -539,10 +557,45 @@ def batch_memory(net: Any, data: str, shapes: Mapping[str, tuple]) -> int | None
         The input.
     shapes : dict of str to shape
         Of all inputs and parameters.
+    limit : int
+        Bytes that the input and what the operators write should not exceed together, where rows of the input go
+        through the net independently.
+    """
+    steps = _row_by_row(net, data, shapes)
+    if steps is None:
+        return Division()
+    batch, count = shapes[data][0], len(steps)
+    before = _running_totals([blobs for blobs, _ in steps])
+    after = _running_totals([blobs for blobs, _ in reversed(steps)])[::-1]
+    if before[count] <= limit:
+        return Division()
+    parameters = [0, *accumulate(nbytes for _, nbytes in steps)]
+    choices = []
+    for cut in range(count + 1 if net.type in ("", "simple") else 1):
+        share = limit / 2 if cut else limit
+        parts = max(1, min(batch, math.ceil(after[cut] / share)))
+        groups = max(1, min(math.ceil(batch / parts), math.ceil(before[cut] / parts / share)))
+        read = parts * (groups * parameters[cut] + parameters[count] - parameters[cut])
+        choices.append((read, parts, cut, groups))
+    _, parts, cut, groups = min(choices)
+    if groups == 1:
+        return Division(parts)
+    live = set(net.external_output)
+    for op, (blobs, _) in zip(net.op[cut:][::-1], steps[cut:][::-1], strict=True):
+        live.difference_update(() if Args(op).bool("joins") else op.output)
+        live.update(blobs.keys() & set(op.input))
+    return Division(parts, cut, groups, tuple(sorted(live)))
+
+
+def _row_by_row(net: Any, data: str, shapes: Mapping[str, tuple]) -> list[tuple[dict[str, int], int]] | None:
+    """Bytes of each of the blobs with rows that an operator reads or writes, and of its parameters, for all operators.
+
+    None where rows of the input do not go through the net independently.
     """
     batch = shapes[data][0] if shapes[data] else 0
     current = {name: TensorInfo(shape) for name, shape in shapes.items()}
-    rows, nbytes = {data}, Counter[str]()       # blobs that hold a row for each of the input's
+    rows, parameters = {data}, set()
+    steps = []
     for op in net.op:
         args, axis = Args(op), 1
         if op.type in ("Softmax", "Concat", "FC", "Flatten"):
@@ -555,14 +608,28 @@ def batch_memory(net: Any, data: str, shapes: Mapping[str, tuple]) -> int | None
         if not independent or len(op.output) > (2 if op.type == "Concat" else 1):
             return None
         outputs = inference.infer_operator(op, [current.get(name, UNKNOWN) for name in op.input])
-        for name, info in zip(op.output, outputs):
-            current[name] = info
-            nbytes[name] = max(nbytes[name], _nbytes(info))
+        current.update(zip(op.output, outputs, strict=False))
         info = current[op.output[0]]
-        if not info.shape or info.shape[0] != batch or -1 in info.shape:
+        if not info.shape or info.shape[0] != batch or -1 in info.shape or op.output[0] in parameters:
             return None
+        read = set(op.input) - rows
+        parameters |= read
         rows.add(op.output[0])
-    return sum(nbytes.values()) if rows.issuperset(net.external_output) else None
+        blobs = rows.intersection((*op.input, op.output[0]))
+        steps.append(({name: _nbytes(current[name]) for name in blobs}, sum(_nbytes(current.get(n)) for n in read)))
+    return steps if rows.issuperset(net.external_output) else None
+
+
+def _running_totals(steps: Iterable[Mapping[str, int]]) -> list[int]:
+    """Sum of the largest sizes of each blob in the first 0, 1, 2, ... steps."""
+    largest: Counter[str] = Counter()
+    totals = [0]
+    for blobs in steps:
+        totals.append(totals[-1])
+        for name, nbytes in blobs.items():
+            totals[-1] += max(0, nbytes - largest[name])
+            largest[name] = max(nbytes, largest[name])
+    return totals
 
 
 def fill(name: str, value: np.ndarray) -> Any:

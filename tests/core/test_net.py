@@ -145,6 +145,20 @@ def test_nets_of_several_threads_do_not_mix():
     assert not errors
 
 
+def test_some_of_the_operators():
+    net = core.Net("some")
+    for i in range(4):
+        net.Negative(f"x{i}", f"x{i + 1}")
+    workspace.FeedBlob("x0", np.float32([1]))
+    bound = workspace.C.Workspace.current.create_net(net.Proto())
+    for first, last, there in ((0, 2, 3), (2, 3, 4), (3, 9, 5)):
+        bound.run(1, first, last)
+        assert [workspace.FetchBlob(f"x{i}") for i in range(there)] == [(-1) ** i for i in range(there)]
+        for i in range(there, 5):
+            with pytest.raises(RuntimeError, match="holds nothing yet"):
+                workspace.FetchBlob(f"x{i}")
+
+
 def test_a_net_runs_once_at_a_time():
     net = core.Net("n")
     net.Python(lambda inputs, outputs: workspace.RunNet(net.Name()))([], ["y"])

@@ -5,7 +5,7 @@ from hypothesis import given
 
 from caffe2.proto import caffe2_pb2
 from caffe2.python import core, workspace
-from caffe2.python.inference_optimizer import batch_memory, fill, optimize, optimize_nets
+from caffe2.python.inference_optimizer import Division, divide, fill, optimize, optimize_nets
 
 F = np.float32
 TOLERANCE = 1e-5        # of the largest value
@@ -512,8 +512,52 @@ def test_large_batches_go_in_parts():
     for shape in ((3, 3, 8, 8), (9, 3, 700, 800), (2, 3, 8, 8)):
         x = rng.standard_normal(shape, dtype=F)
         close(p.run([x]), plain.run([x]))
-    assert batch_memory(net, "x", dict(x=(9, 3, 8, 8), w=(4, 3, 3, 3), b=(4,), **BN)) == 9 * 4 * 8 * 8 * 4
-    assert p._parts("x", (9, 3, 700, 800)) == 2             # 81 MB
+    assert p._divide("x", (9, 3, 700, 800))[0] == Division(3)       # 141 MB
+    for limit, parts in ((9 * 7 * 8 * 8 * 4, 1), (9 * 7 * 8 * 8 * 4 - 1, 2)):
+        assert divide(net, "x", dict(x=(9, 3, 8, 8), w=(4, 3, 3, 3), b=(4,), **BN), limit).parts == parts
+
+
+def shrinking_net(joined=(), op="Sigmoid"):
+    """Blobs of 4, 4, 1 and 0.25 values for each of the input's, and most parameters at the end."""
+    net = core.Net("net")
+    net.Conv(["x", "w", "b"], "a", kernel=3, pad=1)
+    getattr(net, op)("a", "b1")
+    net.MaxPool("b1", "c", kernel=2, stride=2)
+    getattr(net, op)("c", "d")
+    net.Sum(["c", "d"], "e")
+    net.FC(["e", "fw", "fb"], "y")
+    net.Proto().external_output.extend([*joined, "y"])
+    shapes = dict(w=(16, 4, 3, 3), b=(16,), fw=(8, 16 * 4 * 4), fb=(8,))
+    return net.Proto(), shapes
+
+
+@pytest.mark.parametrize("limit, wanted", [
+    (200000, Division()),
+    (128 << 10, Division(1, 3, 3, ("c",))),     # 64 KB for c, d, e and y, and for a third of x, a, b1 and c
+    (64 << 10, Division(1, 5, 6, ("e",))),
+    (32 << 10, Division(2, 5, 6, ("e",))),
+])
+def test_division(limit, wanted):
+    net, shapes = shrinking_net()
+    assert divide(net, "x", dict(x=(16, 4, 8, 8), **shapes), limit) == wanted
+
+
+@pytest.mark.parametrize("joined", [(), ("b1",), ("c", "d")])
+@pytest.mark.parametrize("net_type", ["simple", "dag"])
+@pytest.mark.parametrize("op", ["Sigmoid", "Relu"])         # the latter keeps the blocked layout
+def test_rows_meet_again(joined, net_type, op, monkeypatch):
+    net, shapes = shrinking_net(joined, op)
+    net.type = net_type
+    init = init_net(arrays(25, **shapes))
+    p, plain = workspace.Predictor(init, net), workspace.Predictor(init, net, optimize=False)
+    seen = set()
+    for limit in (1 << 20, 64 << 10, 20 << 10, 9 << 10, 1 << 10, 1):
+        monkeypatch.setattr(workspace.C, "BATCH_MEMORY", limit)
+        for batch in (16, 7, 0, 1, 16):
+            x = arrays(batch, x=(batch, 4, 8, 8))["x"]
+            close(p.run([x]), plain.run([x]))
+            seen.add(p._divide("x", x.shape)[0])
+    assert (max(d.groups for d in seen) > 1) == (net_type == "simple") and max(d.parts for d in seen) > 1
 
 
 @pytest.mark.parametrize("op, args", [
@@ -523,18 +567,18 @@ def test_batches_whose_images_meet_stay_whole(op, args):
     net = core.Net("net")
     getattr(net, op)(["x", "s", "t", "m", "v"] if op == "SpatialBN" else "x", "y", **args)
     net.Proto().external_output.append("y")
-    assert batch_memory(net.Proto(), "x", dict(x=(4, 4, 4, 4), **BN)) is None
+    assert divide(net.Proto(), "x", dict(x=(4, 4, 4, 4), **BN), 1) == Division()
 
 
 def test_rows_that_meet_constants_stay_whole():
     net = core.Net("net")
     net.Sum(["x", "c"], "y")
     net.Proto().external_output.append("y")
-    assert batch_memory(net.Proto(), "x", dict(x=(4, 4), c=(4, 4))) is None
+    assert divide(net.Proto(), "x", dict(x=(4, 4), c=(4, 4)), 1) == Division()
     net = core.Net("net")
     net.Relu("c", "y")
     net.Proto().external_output.append("y")
-    assert batch_memory(net.Proto(), "x", dict(x=(4, 4), c=(4, 4))) is None
+    assert divide(net.Proto(), "x", dict(x=(4, 4), c=(4, 4)), 1) == Division()
 
 
 def test_corrupt_init_nets():
