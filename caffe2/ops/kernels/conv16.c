@@ -9,6 +9,9 @@
 #include <string.h>
 
 #include "conv16.h"
+#include "share.h"
+
+#define SOON 512 /* floats of filters from the ones in use to those to be fetched from L2 */
 
 /* ---- tiles ---- */
 
@@ -19,13 +22,17 @@ INLINE void tile(const int kind, const int vectors, const int rows, const int co
     const int pixels = rows * columns, step = kind == TILE_NCHW ? 1 : 16;
 UNROLL
     for (int p = 0; p < pixels; p++) sum[p][0] = sum[p][1] = (f32){0};
+    const float* later = r->later;
     for (long t = 0; t < r->taps; t++) {
         const float* q = x + r->at[t];
-        const float* next = x + r->at[t + 1 < r->taps ? t + 1 : t];
+        const float* next = x + r->at[MIN(t + 1, r->taps - 1)];
         const int depth = kind == TILE_NCHW ? 1 : t < r->full ? 16 : r->tail;
         for (int k = 0; k < depth; k++, q++, w += vectors * LANES) {
-            if (kind == TILE_PLAIN) __builtin_prefetch(w + r->ahead, 0, 2);
-            else { __builtin_prefetch(w + 512, 0, 3); if (vectors > 1) __builtin_prefetch(w + 512 + 16, 0, 3); if (kind == TILE_BLOCKED) __builtin_prefetch(next + k * 16, 0, 3); }
+            __builtin_prefetch(later, 0, 2);
+            later += r->later_step;
+            __builtin_prefetch(w + SOON, 0, 3);
+            if (vectors > 1) __builtin_prefetch(w + SOON + LANES, 0, 3);
+            if (kind == TILE_BLOCKED) __builtin_prefetch(next + k * 16, 0, 3);
             const f32 w0 = *(const f32*)w, w1 = vectors > 1 ? *(const f32*)(w + LANES) : w0;
 UNROLL
             for (int p = 0; p < pixels; p++) {
@@ -299,6 +306,8 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
             sum.at = at;
         }
     }
+    const long passes = (part->image_1 - part->image_0) * (part->down_1 - part->down_0) *
+                        (p->flat ? 1 : p->tiles_across);
     for (long panel = part->panel_0; panel < part->panel_1; panel++) {
         const long first = panel * PANEL, channel = y_channel + first;
         const int vectors = (int)MIN(2, (padded - first) / LANES);
@@ -307,6 +316,8 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
         finish.bias = p->bias + channel;
         finish.keep = channel + PANEL > c->out_channels && c->out_channels % 16 ? p->keep + channel
                                                                                : NULL;
+        const long steps = p->depth * taps, width = vectors * LANES;
+        long pass = 0;
         for (long n = part->image_0; n < part->image_1; n++) {
             const float* x = copies ? copies + (n - part->image_0) * image_step
                                     : p->x + n * x_image +
@@ -317,6 +328,7 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
                 if (p->flat) {
                     const long from = i * pixels / p->tiles_down;
                     const long to = (i + 1) * pixels / p->tiles_down;
+                    fetch_later(&sum, w + width * steps, width, steps, pass++, passes);
                     CAT(conv16_tile, ISA)(TILE_BLOCKED, vectors, 1, (int)(to - from))(
                         &sum, x + from * 16, 0, w, y + from * 16, &finish);
                     continue;
@@ -325,6 +337,7 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
                 for (long j = 0; j < p->tiles_across; j++) {
                     const long from = j * c->out[1] / p->tiles_across;
                     const long to = (j + 1) * c->out[1] / p->tiles_across;
+                    fetch_later(&sum, w + width * steps, width, steps, pass++, passes);
                     CAT(conv16_tile, ISA)(kind, vectors, (int)rows, (int)(to - from))(
                         &sum, x + (oy - row_0) * p->row + from * p->step, p->row, w,
                         y + (oy * c->out[1] + from) * 16, &finish);
@@ -414,8 +427,10 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
                           .vector = LANES == 16 ? pixels * 16 : LANES,
                           .low = e->low, .high = e->high};
     int failed = 0;
-#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(dynamic, 1) reduction(| : failed)
-    for (long i = 0; i < c->group * batches * bands * chunks; i++) {
+    stretch_t work[nth];
+    share_out(c->group * batches * bands * chunks, nth, work);
+#pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
+    for (long i; (i = take(nth, work)) >= 0;) {
         const long chunk = i % chunks, band = i / chunks % bands;
         const long batch = i / chunks / bands % batches;
         const part_t part = {
@@ -427,6 +442,22 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
         failed |= run_part(&p, &part, down) != 0;
     }
     return failed ? -1 : 0;
+}
+
+/* About what a convolution takes: multiplications, then reading the filters from memory once. */
+#define MULTIPLY (1.2 / (2 * LANES))
+#define READ_FILTER 1.
+
+static double direct_cycles(const conv16_t* c) {
+    const double pairs = (double)c->channels * c->out_channels * 9;
+    return pairs * ((double)c->batch * c->out[0] * c->out[1] * MULTIPLY + READ_FILTER);
+}
+
+static double winograd_cycles(const conv16_t* c, int t) {
+    const double tiles = (double)c->batch * DIVIDE_UP(c->out[0], t) * DIVIDE_UP(c->out[1], t);
+    const double pairs = (double)c->channels * c->out_channels * (t + 2) * (t + 2);
+    const double transforms = tiles * (BLOCKS(c->channels) + BLOCKS(c->out_channels)) * 16 / LANES;
+    return pairs * (tiles * MULTIPLY + READ_FILTER) + transforms * (t == 4 ? 250 : 70);
 }
 
 int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
@@ -446,9 +477,9 @@ int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
             winograd = 0;
     if (winograd == 2) winograd = (double)c->batch * c->out[0] * c->out[1] > REPACK_PIXELS;
     if (!winograd || c->group > 1 || c->channels < 16 || out < 16) return CONV16_DIRECT;
-    /* with few tiles, reading the filters costs more than the sums */
-    const long tiles = c->batch * DIVIDE_UP(c->out[0], 4l) * DIVIDE_UP(c->out[1], 4l);
-    return tiles < 9 ? CONV16_WINOGRAD_2 : CONV16_WINOGRAD_4;
+    const double with_4 = winograd_cycles(c, 4), with_2 = winograd_cycles(c, 2);
+    if (direct_cycles(c) < MIN(with_4, with_2)) return CONV16_DIRECT;
+    return with_2 < with_4 ? CONV16_WINOGRAD_2 : CONV16_WINOGRAD_4;
 }
 
 int CAT(conv16, ISA)(const conv16_t* c, int way, const float* x, const float* packed,
