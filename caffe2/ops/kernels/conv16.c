@@ -32,7 +32,8 @@ UNROLL
             later += r->later_step;
             __builtin_prefetch(w + SOON, 0, 3);
             if (vectors > 1) __builtin_prefetch(w + SOON + LANES, 0, 3);
-            if (kind == TILE_BLOCKED) __builtin_prefetch(next + k * 16, 0, 3);
+            if (kind == TILE_BLOCKED)
+                __builtin_prefetch(next + (rows > 1 ? k / 8 * x_row + k % 8 * 16 : k * 16), 0, 3);
             const f32 w0 = *(const f32*)w, w1 = vectors > 1 ? *(const f32*)(w + LANES) : w0;
 UNROLL
             for (int p = 0; p < pixels; p++) {
@@ -258,6 +259,8 @@ static void copy_rows(const plan_t* p, const float* x, long top, long rows, floa
                 if (stride == 1)
                     memcpy(q + first * step, from + (left + first) * step,
                            (last - first) * step * sizeof(float));
+                else if (step == 1 && stride == 2) /* which the compiler knows to vectorize */
+                    for (long i = first; i < last; i++) q[i] = from[left + i * 2];
                 else if (step == 1)
                     for (long i = first; i < last; i++) q[i] = from[left + i * stride];
                 else
@@ -274,7 +277,8 @@ static long copied_image(const plan_t* p, long down) {
            p->c->stride[0];
 }
 
-static int run_part(const plan_t* p, const part_t* part, long down) {
+/* copied: which band of which images this thread has copied; this part's is band. */
+static int run_part(const plan_t* p, const part_t* part, long down, long band, long* copied) {
     const conv16_t* c = p->c;
     const long pixels = (long)c->out[0] * c->out[1];
     const long x_group = part->group * p->blocks, y_blocks = BLOCKS(c->out_channels);
@@ -294,9 +298,10 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
         image_step = copied_image(p, down);
         copies = kernels_scratch(1, (part->image_1 - part->image_0) * image_step * sizeof(float));
         if (!copies) return -1;
-        for (long n = part->image_0; n < part->image_1; n++)
+        for (long n = part->image_0; n < part->image_1 && *copied != band; n++)
             copy_rows(p, p->x + n * x_image + x_group * c->size[0] * c->size[1] * 16, top, rows,
                       copies + (n - part->image_0) * image_step);
+        *copied = band;
         /* the taps were laid out for a full band; the last one may be lower */
         const long shift = p->block - rows * (p->row / c->stride[0]);
         if (shift) {
@@ -348,6 +353,21 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
     return 0;
 }
 
+/* How many parts there are of the output channels, of the rows, of the batch. */
+typedef struct {
+    long chunks, bands, batches;
+} parts_t;
+#define COUNT(n) ((n).chunks * (n).bands * (n).batches)
+
+/* Divides one axis until there are four parts for each thread, and as many for each. */
+static void more_parts(long* axis, long most, long count, int nth) {
+    if (count >= 4l * nth && count % nth == 0) return;
+    const long others = count / *axis;
+    long wanted = MAX(*axis, DIVIDE_UP(4l * nth, others));
+    while (wanted * others % nth) wanted++;
+    *axis = MIN(most, wanted);
+}
+
 static int direct(const conv16_t* c, int step, const float* x, const float* packed,
                   const epilogue16_t* e, float* y, int nth) {
     const long pixels = (long)c->out[0] * c->out[1], out = c->out_channels / c->group;
@@ -375,26 +395,21 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
     const double down_bytes =
         4. * p.blocks * (p.flat ? PIXELS * 16 : p.tile_rows * c->stride[0] * line);
     nth = threads_for((double)c->batch * pixels * c->out_channels * p.depth * taps, nth);
-    long down = MAX(1, MIN(p.tiles_down, (long)(BAND_BYTES / (down_bytes + 1))));
-    long images = 1;
-    if (down == p.tiles_down)
-        images = MAX(1, MIN(c->batch, (long)(BAND_BYTES / (image_bytes + 1))));
-    long chunks = 1;
-    const long wanted = nth == 1 ? 1 : 4l * nth;
-#define PARTS (c->group * DIVIDE_UP(c->batch, images) * DIVIDE_UP(p.tiles_down, down) * chunks)
-    for (int i = 0; i < 3 && PARTS < wanted; i++) {
-        const long more = DIVIDE_UP(wanted, PARTS);
-        if (i == 0 ? weight_bytes > image_bytes : i == 2) chunks = MIN(p.panels, chunks * more);
-        else if (images > 1) images = DIVIDE_UP(images, more);
-        else down = DIVIDE_UP(down, more);
+    const long down = MAX(1, (long)(BAND_BYTES / (down_bytes + 1)));
+    const long images = MAX(1, (long)(BAND_BYTES / (image_bytes + 1)));
+    parts_t n = {1, DIVIDE_UP(p.tiles_down, down), c->batch};
+    if (n.bands == 1) n.batches = DIVIDE_UP(c->batch, images);
+    if (nth > 1) {
+        if (weight_bytes > image_bytes) more_parts(&n.chunks, p.panels, c->group * COUNT(n), nth);
+        more_parts(&n.batches, c->batch, c->group * COUNT(n), nth);
+        more_parts(&n.bands, p.tiles_down, c->group * COUNT(n), nth);
+        more_parts(&n.chunks, p.panels, c->group * COUNT(n), nth);
     }
-    const long per_chunk = DIVIDE_UP(p.panels, chunks), bands = DIVIDE_UP(p.tiles_down, down);
-    const long batches = DIVIDE_UP(c->batch, images);
-    chunks = DIVIDE_UP(p.panels, per_chunk);
+    const long most = DIVIDE_UP(p.tiles_down, n.bands); /* tiles down in a band */
 
     if (p.copied) {
         p.row = c->stride[0] * line;
-        p.block = copied_image(&p, down) / p.blocks;
+        p.block = copied_image(&p, most) / p.blocks;
     } else {
         p.row = c->stride[0] * line;
         p.block = c->size[0] * line;
@@ -428,18 +443,18 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
                           .low = e->low, .high = e->high};
     int failed = 0;
     stretch_t work[nth];
-    share_out(c->group * batches * bands * chunks, nth, work);
+    share_out(c->group * COUNT(n), nth, work);
 #pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
-    for (long i; (i = take(nth, work)) >= 0;) {
-        const long chunk = i % chunks, band = i / chunks % bands;
-        const long batch = i / chunks / bands % batches;
+    for (long i, copied = -1; (i = take(nth, work)) >= 0;) {
+        const long chunk = i % n.chunks, band = i / n.chunks % n.bands;
+        const long batch = i / n.chunks / n.bands % n.batches;
         const part_t part = {
-            .group = i / chunks / bands / batches,
-            .image_0 = batch * images, .image_1 = MIN((batch + 1) * images, c->batch),
-            .down_0 = band * down, .down_1 = MIN((band + 1) * down, p.tiles_down),
-            .panel_0 = chunk * per_chunk, .panel_1 = MIN((chunk + 1) * per_chunk, p.panels),
+            .group = i / COUNT(n),
+            .image_0 = batch * c->batch / n.batches, .image_1 = (batch + 1) * c->batch / n.batches,
+            .down_0 = band * p.tiles_down / n.bands, .down_1 = (band + 1) * p.tiles_down / n.bands,
+            .panel_0 = chunk * p.panels / n.chunks, .panel_1 = (chunk + 1) * p.panels / n.chunks,
         };
-        failed |= run_part(&p, &part, down) != 0;
+        failed |= run_part(&p, &part, most, i / n.chunks, &copied) != 0;
     }
     return failed ? -1 : 0;
 }
