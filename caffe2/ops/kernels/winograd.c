@@ -11,7 +11,8 @@
 #include "conv16.h"
 #include "share.h"
 
-#define BLOCK_BYTES (1536l << 10) /* v and m of a block of tiles, unless it had too few to pay */
+#define V_BYTES (1l << 20)        /* of a block of tiles, unless it had too few to pay */
+#define M_BYTES (384l << 10)      /* of the output channels that are computed together */
 #define MIN_TILES 48              /* reads of the filters: each is used that often */
 
 typedef struct {
@@ -130,7 +131,7 @@ static void multiply(const plan_t* p, long product, const part_t* part, long til
         const float* w = p->packed + (product * padded + channel) * c->channels;
         const long skip = channel + PANEL < last ? 0 : padded - last + first;
         const float* next = w + (vectors * LANES + skip) * c->channels;
-        float* y = m + channel / 16 * p->block * 16 + channel % 16;
+        float* y = m + (channel - first) / 16 * p->block * 16 + channel % 16;
         for (long i = 0; i < passes; i++) {
             const long from = i * tiles / passes, to = (i + 1) * tiles / passes;
             fetch_later(&sum, next, vectors * LANES, c->channels, i, passes);
@@ -182,7 +183,7 @@ static void finish_any(const plan_t* p, int t, const part_t* part, long first, l
                        const float* m) {
     for (long b = part->first; b < part->last; b++)
         for (long i = 0; i < tiles; i++) {
-            const float* at = m + (b * p->block + i) * 16;
+            const float* at = m + ((b - part->first) * p->block + i) * 16;
             if (t == 4) finish(4, p, b, first + i, at);
             else finish(2, p, b, first + i, at);
         }
@@ -197,15 +198,19 @@ int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* pa
     p.across = DIVIDE_UP(c->out[1], t);
     p.tiles = c->batch * p.down * p.across;
     nth = threads_for((double)p.tiles * s2 * c->channels * c->out_channels, nth);
-    const long fit = MAX(MIN_TILES, BLOCK_BYTES / (s2 * 16 * (in + out) * (long)sizeof(float)));
-    long blocks = MAX(1, (p.tiles + fit / 2) / fit);
+    const long tile_bytes = s2 * 16 * sizeof(float); /* of a block of channels */
+    const long fit = MAX(MIN_TILES, V_BYTES / (tile_bytes * in));
+    long blocks = MAX((p.tiles + fit / 2) / fit, MIN(nth, p.tiles / MIN_TILES));
+    blocks = MAX(1, blocks);
     if (blocks > 1) blocks = DIVIDE_UP(blocks, nth) * nth;
     p.block = DIVIDE_UP(p.tiles, blocks);
     blocks = DIVIDE_UP(p.tiles, p.block);
     const long wide = MAX(1, PANEL / 16), wides = DIVIDE_UP(out, wide); /* blocks of whole panels */
-    const long chunks = blocks >= nth ? 1 : MIN(wides, DIVIDE_UP(2l * nth, blocks));
+    const long wanted = blocks < nth ? DIVIDE_UP(2l * nth, blocks) : 1;
+    const long m_bytes = MAX(M_BYTES, in * p.block * tile_bytes / 2);
+    const long chunks = MIN(wides, MAX(wanted, out * p.block * tile_bytes / m_bytes));
     p.v_step = in * p.block * 16 + 16; /* 16 more: products lie in different sets of the cache */
-    p.m_step = out * p.block * 16 + 16;
+    p.m_step = DIVIDE_UP(wides, chunks) * wide * p.block * 16 + 16;
     const size_t bytes = s2 * (p.v_step + p.m_step) * sizeof(float);
 
     float* bias = kernels_scratch(0, out * 16 * 8 + in * sizeof(long));
