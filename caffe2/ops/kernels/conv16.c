@@ -15,33 +15,52 @@
 
 /* ---- tiles ---- */
 
+/* One channel of one tap: adds what it contributes to the sums. */
+INLINE void add(const int step, const int vectors, const int pixels, const int columns,
+                const float* q, long x_row, const float* w, f32 sum[][2]) {
+    const f32 w0 = *(const f32*)w, w1 = vectors > 1 ? *(const f32*)(w + LANES) : w0;
+UNROLL
+    for (int p = 0; p < pixels; p++) {
+        const float s = q[p < columns ? p * step : x_row + (p - columns) * step];
+        sum[p][0] += s * w0;
+        if (vectors > 1) sum[p][1] += s * w1;
+    }
+}
+
 INLINE void tile(const int kind, const int vectors, const int rows, const int columns,
                  const reduction_t* r, const float* x, long x_row, const float* w, float* y,
                  const finish_t* f) {
     f32 sum[PIXELS][2];
     const int pixels = rows * columns, step = kind == TILE_NCHW ? 1 : 16;
+    const long width = vectors * LANES;
 UNROLL
     for (int p = 0; p < pixels; p++) sum[p][0] = sum[p][1] = (f32){0};
     const float* later = r->later;
-    for (long t = 0; t < r->taps; t++) {
+    const long full = kind == TILE_NCHW ? 0 : r->full;
+    for (long t = 0; t < full; t++) {
         const float* q = x + r->at[t];
         const float* next = x + r->at[MIN(t + 1, r->taps - 1)];
-        const int depth = kind == TILE_NCHW ? 1 : t < r->full ? 16 : r->tail;
-        for (int k = 0; k < depth; k++, q++, w += vectors * LANES) {
+        for (int k = 0; k < 16; k += FEW, q += FEW, w += FEW * width, later += r->later_step) {
+            const float* soon = next + (rows > 1 ? k / 8 * x_row + k % 8 * 16 : k * 16);
             __builtin_prefetch(later, 0, 2);
-            later += r->later_step;
-            __builtin_prefetch(w + SOON, 0, 3);
-            if (vectors > 1) __builtin_prefetch(w + SOON + LANES, 0, 3);
-            if (kind == TILE_BLOCKED)
-                __builtin_prefetch(next + (rows > 1 ? k / 8 * x_row + k % 8 * 16 : k * 16), 0, 3);
-            const f32 w0 = *(const f32*)w, w1 = vectors > 1 ? *(const f32*)(w + LANES) : w0;
+            if (r->later_step > 16)
 UNROLL
-            for (int p = 0; p < pixels; p++) {
-                const float s = q[p < columns ? p * step : x_row + (p - columns) * step];
-                sum[p][0] += s * w0;
-                if (vectors > 1) sum[p][1] += s * w1;
+                for (int i = 1; i < FEW; i++) __builtin_prefetch(later + i * 16, 0, 2);
+UNROLL
+            for (int i = 0; i < FEW; i++) {
+                __builtin_prefetch(w + SOON + i * width, 0, 3);
+                if (vectors > 1) __builtin_prefetch(w + SOON + i * width + LANES, 0, 3);
+                if (kind == TILE_BLOCKED) __builtin_prefetch(soon + i * 16, 0, 3);
+                add(step, vectors, pixels, columns, q + i, x_row, w + i * width, sum);
             }
         }
+    }
+    const int tail = kind == TILE_NCHW ? 1 : r->tail;
+#pragma GCC unroll 4
+    for (long t = full; t < r->taps; t++) {
+        const float* q = x + r->at[t];
+        for (int k = 0; k < tail; k++, q++, w += width)
+            add(step, vectors, pixels, columns, q, x_row, w, sum);
     }
 UNROLL
     for (int v = 0; v < vectors; v++) {
