@@ -9,31 +9,58 @@
 #include <string.h>
 
 #include "conv16.h"
+#include "share.h"
+
+#define SOON 512 /* floats of filters from the ones in use to those to be fetched from L2 */
 
 /* ---- tiles ---- */
+
+/* One channel of one tap: adds what it contributes to the sums. */
+INLINE void add(const int step, const int vectors, const int pixels, const int columns,
+                const float* q, long x_row, const float* w, f32 sum[][2]) {
+    const f32 w0 = *(const f32*)w, w1 = vectors > 1 ? *(const f32*)(w + LANES) : w0;
+UNROLL
+    for (int p = 0; p < pixels; p++) {
+        const float s = q[p < columns ? p * step : x_row + (p - columns) * step];
+        sum[p][0] += s * w0;
+        if (vectors > 1) sum[p][1] += s * w1;
+    }
+}
 
 INLINE void tile(const int kind, const int vectors, const int rows, const int columns,
                  const reduction_t* r, const float* x, long x_row, const float* w, float* y,
                  const finish_t* f) {
     f32 sum[PIXELS][2];
     const int pixels = rows * columns, step = kind == TILE_NCHW ? 1 : 16;
+    const long width = vectors * LANES;
 UNROLL
     for (int p = 0; p < pixels; p++) sum[p][0] = sum[p][1] = (f32){0};
-    for (long t = 0; t < r->taps; t++) {
+    const float* later = r->later;
+    const long full = kind == TILE_NCHW ? 0 : r->full;
+    for (long t = 0; t < full; t++) {
         const float* q = x + r->at[t];
-        const float* next = x + r->at[t + 1 < r->taps ? t + 1 : t];
-        const int depth = kind == TILE_NCHW ? 1 : t < r->full ? 16 : r->tail;
-        for (int k = 0; k < depth; k++, q++, w += vectors * LANES) {
-            if (kind == TILE_PLAIN) __builtin_prefetch(w + r->ahead, 0, 2);
-            else { __builtin_prefetch(w + 512, 0, 3); if (vectors > 1) __builtin_prefetch(w + 512 + 16, 0, 3); if (kind == TILE_BLOCKED) __builtin_prefetch(next + k * 16, 0, 3); }
-            const f32 w0 = *(const f32*)w, w1 = vectors > 1 ? *(const f32*)(w + LANES) : w0;
+        const float* next = x + r->at[MIN(t + 1, r->taps - 1)];
+        for (int k = 0; k < 16; k += FEW, q += FEW, w += FEW * width, later += r->later_step) {
+            const float* soon = next + (rows > 1 ? k / 8 * x_row + k % 8 * 16 : k * 16);
+            __builtin_prefetch(later, 0, 2);
+            if (r->later_step > 16)
 UNROLL
-            for (int p = 0; p < pixels; p++) {
-                const float s = q[p < columns ? p * step : x_row + (p - columns) * step];
-                sum[p][0] += s * w0;
-                if (vectors > 1) sum[p][1] += s * w1;
+                for (int i = 1; i < FEW; i++) __builtin_prefetch(later + i * 16, 0, 2);
+UNROLL
+            for (int i = 0; i < FEW; i++) {
+                __builtin_prefetch(w + SOON + i * width, 0, 3);
+                if (vectors > 1) __builtin_prefetch(w + SOON + i * width + LANES, 0, 3);
+                if (kind == TILE_BLOCKED) __builtin_prefetch(soon + i * 16, 0, 3);
+                add(step, vectors, pixels, columns, q + i, x_row, w + i * width, sum);
             }
         }
+    }
+    const int tail = kind == TILE_NCHW ? 1 : r->tail;
+#pragma GCC unroll 4
+    for (long t = full; t < r->taps; t++) {
+        const float* q = x + r->at[t];
+        for (int k = 0; k < tail; k++, q++, w += width)
+            add(step, vectors, pixels, columns, q, x_row, w, sum);
     }
 UNROLL
     for (int v = 0; v < vectors; v++) {
@@ -252,6 +279,8 @@ static void copy_rows(const plan_t* p, const float* x, long top, long rows, floa
                 if (stride == 1)
                     memcpy(q + first * step, from + (left + first) * step,
                            (last - first) * step * sizeof(float));
+                else if (step == 1 && stride == 2) /* which the compiler knows to vectorize */
+                    for (long i = first; i < last; i++) q[i] = from[left + i * 2];
                 else if (step == 1)
                     for (long i = first; i < last; i++) q[i] = from[left + i * stride];
                 else
@@ -268,7 +297,8 @@ static long copied_image(const plan_t* p, long down) {
            p->c->stride[0];
 }
 
-static int run_part(const plan_t* p, const part_t* part, long down) {
+/* copied: which band of which images this thread has copied; this part's is band. */
+static int run_part(const plan_t* p, const part_t* part, long down, long band, long* copied) {
     const conv16_t* c = p->c;
     const long pixels = (long)c->out[0] * c->out[1];
     const long x_group = part->group * p->blocks;
@@ -288,9 +318,10 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
         image_step = copied_image(p, down);
         copies = kernels_scratch(1, (part->image_1 - part->image_0) * image_step * sizeof(float));
         if (!copies) return -1;
-        for (long n = part->image_0; n < part->image_1; n++)
+        for (long n = part->image_0; n < part->image_1 && *copied != band; n++)
             copy_rows(p, p->x + n * x_image + x_group * c->size[0] * c->size[1] * 16, top, rows,
                       copies + (n - part->image_0) * image_step);
+        *copied = band;
         /* the taps were laid out for a full band; the last one may be lower */
         const long shift = p->block - rows * (p->row / c->stride[0]);
         if (shift) {
@@ -300,6 +331,8 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
             sum.at = at;
         }
     }
+    const long passes = (part->image_1 - part->image_0) * (part->down_1 - part->down_0) *
+                        (p->flat ? 1 : p->tiles_across);
     for (long panel = part->panel_0; panel < part->panel_1; panel++) {
         const long first = panel * PANEL, channel = y_channel + first;
         const int vectors = (int)MIN(2, (padded - first) / LANES);
@@ -308,6 +341,8 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
         finish.bias = p->bias + channel;
         finish.keep = channel + PANEL > c->out_channels && c->out_channels % 16 ? p->keep + channel
                                                                                : NULL;
+        const long steps = p->depth * taps, width = vectors * LANES;
+        long pass = 0;
         for (long n = part->image_0; n < part->image_1; n++) {
             const float* x = copies ? copies + (n - part->image_0) * image_step
                                     : p->x + n * x_image +
@@ -318,6 +353,7 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
                 if (p->flat) {
                     const long from = i * pixels / p->tiles_down;
                     const long to = (i + 1) * pixels / p->tiles_down;
+                    fetch_later(&sum, w + width * steps, width, steps, pass++, passes);
                     CAT(conv16_tile, ISA)(TILE_BLOCKED, vectors, 1, (int)(to - from))(
                         &sum, x + from * 16, 0, w, y + from * 16, &finish);
                     continue;
@@ -326,6 +362,7 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
                 for (long j = 0; j < p->tiles_across; j++) {
                     const long from = j * c->out[1] / p->tiles_across;
                     const long to = (j + 1) * c->out[1] / p->tiles_across;
+                    fetch_later(&sum, w + width * steps, width, steps, pass++, passes);
                     CAT(conv16_tile, ISA)(kind, vectors, (int)rows, (int)(to - from))(
                         &sum, x + (oy - row_0) * p->row + from * p->step, p->row, w,
                         y + (oy * c->out[1] + from) * 16, &finish);
@@ -334,6 +371,21 @@ static int run_part(const plan_t* p, const part_t* part, long down) {
         }
     }
     return 0;
+}
+
+/* How many parts there are of the output channels, of the rows, of the batch. */
+typedef struct {
+    long chunks, bands, batches;
+} parts_t;
+#define COUNT(n) ((n).chunks * (n).bands * (n).batches)
+
+/* Divides one axis until there are four parts for each thread, and as many for each. */
+static void more_parts(long* axis, long most, long count, int nth) {
+    if (count >= 4l * nth && count % nth == 0) return;
+    const long others = count / *axis;
+    long wanted = MAX(*axis, DIVIDE_UP(4l * nth, others));
+    while (wanted * others % nth) wanted++;
+    *axis = MIN(most, wanted);
 }
 
 static int direct(const conv16_t* c, int step, const float* x, const float* packed,
@@ -363,26 +415,21 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
     const double down_bytes =
         4. * p.blocks * (p.flat ? PIXELS * 16 : p.tile_rows * c->stride[0] * line);
     nth = threads_for((double)c->batch * pixels * c->out_channels * p.depth * taps, nth);
-    long down = MAX(1, MIN(p.tiles_down, (long)(BAND_BYTES / (down_bytes + 1))));
-    long images = 1;
-    if (down == p.tiles_down)
-        images = MAX(1, MIN(c->batch, (long)(BAND_BYTES / (image_bytes + 1))));
-    long chunks = 1;
-    const long wanted = nth == 1 ? 1 : 4l * nth;
-#define PARTS (c->group * DIVIDE_UP(c->batch, images) * DIVIDE_UP(p.tiles_down, down) * chunks)
-    for (int i = 0; i < 3 && PARTS < wanted; i++) {
-        const long more = DIVIDE_UP(wanted, PARTS);
-        if (i == 0 ? weight_bytes > image_bytes : i == 2) chunks = MIN(p.panels, chunks * more);
-        else if (images > 1) images = DIVIDE_UP(images, more);
-        else down = DIVIDE_UP(down, more);
+    const long down = MAX(1, (long)(BAND_BYTES / (down_bytes + 1)));
+    const long images = MAX(1, (long)(BAND_BYTES / (image_bytes + 1)));
+    parts_t n = {1, DIVIDE_UP(p.tiles_down, down), c->batch};
+    if (n.bands == 1) n.batches = DIVIDE_UP(c->batch, images);
+    if (nth > 1) {
+        if (weight_bytes > image_bytes) more_parts(&n.chunks, p.panels, c->group * COUNT(n), nth);
+        more_parts(&n.batches, c->batch, c->group * COUNT(n), nth);
+        more_parts(&n.bands, p.tiles_down, c->group * COUNT(n), nth);
+        more_parts(&n.chunks, p.panels, c->group * COUNT(n), nth);
     }
-    const long per_chunk = DIVIDE_UP(p.panels, chunks), bands = DIVIDE_UP(p.tiles_down, down);
-    const long batches = DIVIDE_UP(c->batch, images);
-    chunks = DIVIDE_UP(p.panels, per_chunk);
+    const long most = DIVIDE_UP(p.tiles_down, n.bands); /* tiles down in a band */
 
     if (p.copied) {
         p.row = c->stride[0] * line;
-        p.block = copied_image(&p, down) / p.blocks;
+        p.block = copied_image(&p, most) / p.blocks;
     } else {
         p.row = c->stride[0] * line;
         p.block = c->size[0] * line;
@@ -415,19 +462,37 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
                           .vector = LANES == 16 ? pixels * 16 : LANES,
                           .low = e->low, .high = e->high};
     int failed = 0;
-#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(dynamic, 1) reduction(| : failed)
-    for (long i = 0; i < c->group * batches * bands * chunks; i++) {
-        const long chunk = i % chunks, band = i / chunks % bands;
-        const long batch = i / chunks / bands % batches;
+    stretch_t work[nth];
+    share_out(c->group * COUNT(n), nth, work);
+#pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
+    for (long i, copied = -1; (i = take(nth, work)) >= 0;) {
+        const long chunk = i % n.chunks, band = i / n.chunks % n.bands;
+        const long batch = i / n.chunks / n.bands % n.batches;
         const part_t part = {
-            .group = i / chunks / bands / batches,
-            .image_0 = batch * images, .image_1 = MIN((batch + 1) * images, c->batch),
-            .down_0 = band * down, .down_1 = MIN((band + 1) * down, p.tiles_down),
-            .panel_0 = chunk * per_chunk, .panel_1 = MIN((chunk + 1) * per_chunk, p.panels),
+            .group = i / COUNT(n),
+            .image_0 = batch * c->batch / n.batches, .image_1 = (batch + 1) * c->batch / n.batches,
+            .down_0 = band * p.tiles_down / n.bands, .down_1 = (band + 1) * p.tiles_down / n.bands,
+            .panel_0 = chunk * p.panels / n.chunks, .panel_1 = (chunk + 1) * p.panels / n.chunks,
         };
-        failed |= run_part(&p, &part, down) != 0;
+        failed |= run_part(&p, &part, most, i / n.chunks, &copied) != 0;
     }
     return failed ? -1 : 0;
+}
+
+/* About what a convolution takes: multiplications, then reading the filters from memory once. */
+#define MULTIPLY (1.2 / (2 * LANES))
+#define READ_FILTER 1.
+
+static double direct_cycles(const conv16_t* c) {
+    const double pairs = (double)c->channels * c->out_channels * 9;
+    return pairs * ((double)c->batch * c->out[0] * c->out[1] * MULTIPLY + READ_FILTER);
+}
+
+static double winograd_cycles(const conv16_t* c, int t) {
+    const double tiles = (double)c->batch * DIVIDE_UP(c->out[0], t) * DIVIDE_UP(c->out[1], t);
+    const double pairs = (double)c->channels * c->out_channels * (t + 2) * (t + 2);
+    const double transforms = tiles * (BLOCKS(c->channels) + BLOCKS(c->out_channels)) * 16 / LANES;
+    return pairs * (tiles * MULTIPLY + READ_FILTER) + transforms * (t == 4 ? 250 : 70);
 }
 
 int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
@@ -447,9 +512,9 @@ int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
             winograd = 0;
     if (winograd == 2) winograd = (double)c->batch * c->out[0] * c->out[1] > REPACK_PIXELS;
     if (!winograd || c->group > 1 || c->channels < 16 || out < 16) return CONV16_DIRECT;
-    /* with few tiles, reading the filters costs more than the sums */
-    const long tiles = c->batch * DIVIDE_UP(c->out[0], 4l) * DIVIDE_UP(c->out[1], 4l);
-    return tiles < 9 ? CONV16_WINOGRAD_2 : CONV16_WINOGRAD_4;
+    const double with_4 = winograd_cycles(c, 4), with_2 = winograd_cycles(c, 2);
+    if (direct_cycles(c) < MIN(with_4, with_2)) return CONV16_DIRECT;
+    return with_2 < with_4 ? CONV16_WINOGRAD_2 : CONV16_WINOGRAD_4;
 }
 
 int CAT(conv16, ISA)(const conv16_t* c, int way, const float* x, const float* packed,

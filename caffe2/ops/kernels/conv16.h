@@ -20,13 +20,25 @@
 #define PIXELS 6
 #endif
 
+#define FEW 4 /* channels whose sums are one piece of code: less of it for counting */
+
 /* What the sums of a tile run over: places in the input, `depth` channels at each. */
 typedef struct {
     long taps, full; /* the first `full` have depth 16, the others `tail`; of NCHW it is 1 */
     int tail;
     const long* at;
-    long ahead; /* TILE_PLAIN: from the filters at hand to what comes next, fetched meanwhile */
+    const float* later; /* filters for the second-level cache: a line or FEW, then later_step on */
+    long later_step;
 } reduction_t;
+
+/* Makes one of `passes` passes over a panel's filters (steps times width) fetch its share of what
+ * lies at next. */
+static inline void fetch_later(reduction_t* r, const float* next, long width, long steps, long pass,
+                               long passes) {
+    const long share = MAX(1, width / passes), all = pass * share >= width;
+    r->later = all ? (const float*)r : next + pass * share * steps;
+    r->later_step = all ? 0 : FEW * share;
+}
 
 /* Where the sums of a panel go. */
 typedef struct {

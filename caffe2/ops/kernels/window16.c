@@ -3,6 +3,7 @@
 #include <stddef.h>
 
 #include "conv16.h"
+#include "share.h"
 
 #define BAND 8 /* rows of the output that a thread does at once */
 #define WIDE (VECTOR_BYTES == 64 ? 8 : 4) /* pixels computed at once where nothing is clipped */
@@ -97,8 +98,14 @@ INLINE void each(const int kind, const conv16_t* c, const float* x, const float*
     const long size = (long)c->size[0] * c->size[1];
     const long y_step = kind == FILTER ? y_image(c, e) : blocks * out * 16;
     nth = threads_for((double)c->batch * c->channels * out * taps, nth);
-#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
-    for (long i = 0; i < c->batch * blocks * bands; i++) {
+    /* Convolutions divide large images by rows, others by channels: threads keep what they wrote. */
+    const int by_rows = c->channels <= size;
+    stretch_t work[nth];
+    share_out(c->batch * blocks * bands, nth, work);
+#pragma omp parallel num_threads(nth) if (nth > 1)
+    for (long k; (k = take(nth, work)) >= 0;) {
+        const long n = k / (blocks * bands), in_image = k % (blocks * bands);
+        const long i = !by_rows ? k : (n * blocks + in_image % blocks) * bands + in_image / blocks;
         const long band = i % bands, block = i / bands % blocks;
         const int from = (int)(band * BAND), to = (int)MIN(from + BAND, c->out[0]);
         for (int lane = 0; lane < 16; lane += LANES) {

@@ -5,11 +5,14 @@
  *   transform   patches of the image to   v[s * s][block of 16 channels][tile][16]
  *   multiply    for each of the s * s, by the transformed filters, to m[s * s][block][tile][16]
  *   finish      m to pixels, with bias, residual and bounds
- * Where there are enough blocks, each thread does its own from start to end, so that v and m stay
- * in its cache; else the threads share each step of one block. */
+ * A thread does a block from start to end, so that v and m stay in its cache. Where there are fewer
+ * blocks than threads, each does it for some of the output channels: it is cheaper to transform the
+ * image twice than to wait for, and to fetch, what another processor transformed. */
 #include "conv16.h"
+#include "share.h"
 
-#define BLOCK_BYTES (1536l << 10) /* v and m of a block of tiles, unless it had too few to pay */
+#define V_BYTES (1l << 20)        /* of a block of tiles, unless it had too few to pay */
+#define M_BYTES (384l << 10)      /* of the output channels that are computed together */
 #define MIN_TILES 48              /* reads of the filters: each is used that often */
 
 typedef struct {
@@ -108,24 +111,34 @@ UNROLL
     }
 }
 
-/* One of the s * s products of a block of tiles with a panel of the filters. */
-static void multiply(const plan_t* p, long product, long panel, long tiles, const float* v,
+/* Blocks of 16 output channels that are computed together: whole panels. */
+typedef struct {
+    long first, last;
+} part_t;
+
+/* One of the s * s products of a block of tiles with the filters of a part. */
+static void multiply(const plan_t* p, long product, const part_t* part, long tiles, const float* v,
                      float* m) {
     const conv16_t* c = p->c;
-    const long padded = 16 * BLOCKS(c->out_channels), first = panel * PANEL;
-    const int vectors = (int)MIN(2, (padded - first) / LANES);
-    const float* w = p->packed + (product * padded + first) * c->channels;
+    const long padded = 16 * BLOCKS(c->out_channels), first = part->first * 16;
+    const long last = MIN(part->last * 16, padded), passes = DIVIDE_UP(tiles, PIXELS);
     reduction_t sum = {.taps = BLOCKS(c->channels), .full = c->channels / 16,
-                             .tail = c->channels % 16, .at = p->at};
+                       .tail = c->channels % 16, .at = p->at};
     const finish_t finish = {.vector = LANES == 16 ? p->block * 16 : LANES};
     v += product * p->v_step;
-    m += product * p->m_step + first / 16 * p->block * 16 + first % 16;
-    const long parts = DIVIDE_UP(tiles, PIXELS);
-    for (long i = 0; i < parts; i++) {
-        const long from = i * tiles / parts, to = (i + 1) * tiles / parts;
-        sum.ahead = PANEL * c->channels + i % 2 * LANES;
-        CAT(conv16_tile, ISA)(TILE_PLAIN, vectors, 1, (int)(to - from))(
-            &sum, v + from * 16, 0, w, m + from * 16, &finish);
+    m += product * p->m_step;
+    for (long channel = first; channel < last; channel += PANEL) {
+        const int vectors = (int)MIN(2, (last - channel) / LANES);
+        const float* w = p->packed + (product * padded + channel) * c->channels;
+        const long skip = channel + PANEL < last ? 0 : padded - last + first;
+        const float* next = w + (vectors * LANES + skip) * c->channels;
+        float* y = m + (channel - first) / 16 * p->block * 16 + channel % 16;
+        for (long i = 0; i < passes; i++) {
+            const long from = i * tiles / passes, to = (i + 1) * tiles / passes;
+            fetch_later(&sum, next, vectors * LANES, c->channels, i, passes);
+            CAT(conv16_tile, ISA)(TILE_PLAIN, vectors, 1, (int)(to - from))(
+                &sum, v + from * 16, 0, w, y + from * 16, &finish);
+        }
     }
 }
 
@@ -158,39 +171,47 @@ UNROLL
     }
 }
 
-static void transform_any(const plan_t* p, int t, long block, long first, long tiles, float* v) {
-    v += block * p->block * 16;
-    for (long i = 0; i < tiles; i++) {
-        if (t == 4) transform(4, p, block, first + i, v + i * 16);
-        else transform(2, p, block, first + i, v + i * 16);
-    }
+static void transform_any(const plan_t* p, int t, long blocks, long first, long tiles, float* v) {
+    for (long b = 0; b < blocks; b++)
+        for (long i = 0; i < tiles; i++) {
+            float* to = v + (b * p->block + i) * 16;
+            if (t == 4) transform(4, p, b, first + i, to);
+            else transform(2, p, b, first + i, to);
+        }
 }
 
-static void finish_any(const plan_t* p, int t, long block, long first, long tiles, const float* m) {
-    m += block * p->block * 16;
-    for (long i = 0; i < tiles; i++) {
-        if (t == 4) finish(4, p, block, first + i, m + i * 16);
-        else finish(2, p, block, first + i, m + i * 16);
-    }
+static void finish_any(const plan_t* p, int t, const part_t* part, long first, long tiles,
+                       const float* m) {
+    for (long b = part->first; b < part->last; b++)
+        for (long i = 0; i < tiles; i++) {
+            const float* at = m + ((b - part->first) * p->block + i) * 16;
+            if (t == 4) finish(4, p, b, first + i, at);
+            else finish(2, p, b, first + i, at);
+        }
 }
 
 int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* packed,
                        const epilogue16_t* e, float* y, int nth) {
     const long in = BLOCKS(c->channels), out = BLOCKS(c->out_channels), s2 = (t + 2l) * (t + 2);
-    const long panels = DIVIDE_UP(16 * out, PANEL);
     plan_t p = {.c = c, .x = x, .packed = packed, .residual = e->residual, .y = y, .low = e->low,
                 .high = e->high, .y_image = y_image(c, e)};
     p.down = DIVIDE_UP(c->out[0], t);
     p.across = DIVIDE_UP(c->out[1], t);
     p.tiles = c->batch * p.down * p.across;
     nth = threads_for((double)p.tiles * s2 * c->channels * c->out_channels, nth);
-    const long fit = MAX(MIN_TILES, BLOCK_BYTES / (s2 * 16 * (in + out) * (long)sizeof(float)));
-    long blocks = MAX(1, (p.tiles + fit / 2) / fit);
+    const long tile_bytes = s2 * 16 * sizeof(float); /* of a block of channels */
+    const long fit = MAX(MIN_TILES, V_BYTES / (tile_bytes * in));
+    long blocks = MAX((p.tiles + fit / 2) / fit, MIN(nth, p.tiles / MIN_TILES));
+    blocks = MAX(1, blocks);
     if (blocks > 1) blocks = DIVIDE_UP(blocks, nth) * nth;
     p.block = DIVIDE_UP(p.tiles, blocks);
     blocks = DIVIDE_UP(p.tiles, p.block);
+    const long wide = MAX(1, PANEL / 16), wides = DIVIDE_UP(out, wide); /* blocks of whole panels */
+    const long wanted = blocks < nth ? DIVIDE_UP(2l * nth, blocks) : 1;
+    const long m_bytes = MAX(M_BYTES, in * p.block * tile_bytes / 2);
+    const long chunks = MIN(wides, MAX(wanted, out * p.block * tile_bytes / m_bytes));
     p.v_step = in * p.block * 16 + 16; /* 16 more: products lie in different sets of the cache */
-    p.m_step = out * p.block * 16 + 16;
+    p.m_step = DIVIDE_UP(wides, chunks) * wide * p.block * 16 + 16;
     const size_t bytes = s2 * (p.v_step + p.m_step) * sizeof(float);
 
     float* bias = kernels_scratch(0, out * 16 * 8 + in * sizeof(long));
@@ -206,46 +227,30 @@ int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* pa
     p.keep = keep;
     p.at = at;
 
-    if (blocks >= nth) {
-        int failed = 0;
-#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(dynamic, 1) reduction(| : failed)
-        for (long b = 0; b < blocks; b++) {
+    int failed = 0;
+    stretch_t work[nth];
+    share_out(blocks * chunks, nth, work);
+#pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
+    {
+        float* v = kernels_scratch(1, bytes);
+        float* m = v + s2 * p.v_step;
+        long transformed = -1;
+        for (long i; (i = take(nth, work)) >= 0;) {
+            const long b = i / chunks, chunk = i % chunks;
             const long first = b * p.block, tiles = MIN(p.block, p.tiles - first);
-            float* v = kernels_scratch(1, bytes);
+            const part_t part = {chunk * wides / chunks * wide,
+                                 MIN(out, (chunk + 1) * wides / chunks * wide)};
             if (!v) {
                 failed = 1;
                 continue;
             }
-            float* m = v + s2 * p.v_step;
-            for (long i = 0; i < in; i++) transform_any(&p, t, i, first, tiles, v);
-            for (long i = 0; i < s2 * panels; i++)
-                multiply(&p, i / panels, i % panels, tiles, v, m);
-            for (long i = 0; i < out; i++) finish_any(&p, t, i, first, tiles, m);
-        }
-        return failed ? -1 : 0;
-    }
-    float* v = kernels_scratch(1, bytes);
-    if (!v) return -1;
-    float* m = v + s2 * p.v_step;
-    const long parts = DIVIDE_UP(4 * nth, MIN(in, out)); /* of a block of channels */
-#pragma omp parallel num_threads(nth)
-    for (long b = 0; b < blocks; b++) {
-        const long first = b * p.block, tiles = MIN(p.block, p.tiles - first);
-#pragma omp for schedule(dynamic, 1)
-        for (long i = 0; i < in * parts; i++) {
-            const long from = i % parts * tiles / parts, to = (i % parts + 1) * tiles / parts;
-            transform_any(&p, t, i / parts, first + from, to - from, v + from * 16);
-        }
-#pragma omp for schedule(dynamic, 1)
-        for (long i = 0; i < s2 * panels; i++)
-            multiply(&p, i / panels, i % panels, tiles, v, m);
-#pragma omp for schedule(dynamic, 1)
-        for (long i = 0; i < out * parts; i++) {
-            const long from = i % parts * tiles / parts, to = (i % parts + 1) * tiles / parts;
-            finish_any(&p, t, i / parts, first + from, to - from, m + from * 16);
+            if (b != transformed) transform_any(&p, t, in, first, tiles, v);
+            transformed = b;
+            for (long k = 0; k < s2; k++) multiply(&p, k, &part, tiles, v, m);
+            finish_any(&p, t, &part, first, tiles, m);
         }
     }
-    return 0;
+    return failed ? -1 : 0;
 }
 
 /* The rows of G: a filter line g to s values. */

@@ -1,0 +1,30 @@
+/* Work among the threads of a parallel region. Each has a stretch of its own, the same in every
+ * run, so that it finds in its cache what it wrote there before; who is done helps the others, and
+ * nobody waits for a thread that comes late. */
+#ifndef CAFFE2_SHARE_H
+#define CAFFE2_SHARE_H
+#include <omp.h>
+
+#include "simd.h"
+
+typedef struct {
+    long next, end;
+} __attribute__((aligned(64))) stretch_t;
+
+/* Divides items 0..n-1 into `nth` stretches. */
+INLINE void share_out(long n, int nth, stretch_t* all) {
+    for (int t = 0; t < nth; t++) all[t] = (stretch_t){n * t / nth, n * (t + 1) / nth};
+}
+
+/* The next item for the calling thread, or -1. */
+INLINE long take(int nth, stretch_t* all) {
+    const int me = nth > 1 ? omp_get_thread_num() : 0;
+    for (int k = 0; k < nth; k++) {
+        stretch_t* s = all + (me + k) % nth;
+        if (__atomic_load_n(&s->next, __ATOMIC_RELAXED) >= s->end) continue;
+        const long i = __atomic_fetch_add(&s->next, 1, __ATOMIC_RELAXED);
+        if (i < s->end) return i;
+    }
+    return -1;
+}
+#endif
