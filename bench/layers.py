@@ -10,10 +10,10 @@ import statistics
 
 import numpy as np
 import zoo
+from caffe2._core.net import run_bound
 
 from caffe2._core import threads
 from caffe2._core.args import Args
-from caffe2._core.net import run_bound
 from caffe2.proto import caffe2_pb2
 from caffe2.python import workspace
 
@@ -96,8 +96,8 @@ def main():
     for n in counts:
         print(f"{n} thread{'s' * (n > 1)}: {times[n][0]:.3g} ms, sum of operators {sum(times[n][1:]):.3g} ms, "
               f"peak {peaks[n]:.0f} GFLOP/s")
-    print(f"{'':4} {'operator':22} {'output':20} {'MFLOP':>8} " + " ".join(f"{f'ms, {n}':>8} {'of peak':>7}" for n in counts)
-          + f" {'faster':>6}")
+    columns = [f"{f'ms, {n}':>8} {'of peak':>7}" for n in counts]
+    print(f"{'':4} {'operator':22} {'output':20} {'MFLOP':>8}", *columns, f"{'faster':>6}")
     for i, (op, (count, shape)) in enumerate(zip(subject.definition.op, work, strict=True)):
         row = [times[n][i + 1] for n in counts]
         if row[-1] < args.least:
