@@ -1,4 +1,4 @@
-/* Gradients of convolution of blocked images.
+/* Gradients of convolution and pooling of blocked images.
  *
  * filters   dw[m][c][tap] is the sum over pixels of dy[m] times x[c] under that tap: a tile of
  *           `depth` channels times one or two vectors of output channels stays in registers while
@@ -257,4 +257,60 @@ int CAT(conv16_image_gradient, ISA)(const conv16_t* c, int winograd, const float
         for (int b = 0; b < c->stride[1]; b++)
             if (one_phase(c, (int[2]){a, b}, winograd, dy, w, dx, nth)) return -1;
     return 0;
+}
+
+/* ---- pooling ---- */
+
+/* A window's share of the gradient goes to its pixels, or to those that are the maximum. */
+INLINE void share(const int max, const conv16_t* c, int rows, int columns, f32 dy, f32 y,
+                  const float* x, float* dx) {
+    for (int r = 0; r < rows; r++, x += 16l * c->size[1], dx += 16l * c->size[1])
+        for (int s = 0; s < columns; s++) {
+            const i32 mine = max ? (i32)(*(const f32*)(x + 16 * s) == y) : (i32){0} - 1;
+            *(f32*)(dx + 16 * s) += (f32)(mine & (i32)dy);
+        }
+}
+
+INLINE void pool_gradient(const int max, const conv16_t* c, int whole, const float* x,
+                          const float* y, const float* dy, float* dx) {
+    const long line = 16l * c->size[1];
+    long cleared = 0;
+    int r0, r1, s0, s1;
+    for (long oy = 0; oy < c->out[0]; oy++) {
+        const long top = oy * c->stride[0] - c->pad[0];
+        taps_inside(top, c->kernel[0], 1, c->size[0], &r0, &r1);
+        for (; cleared < MIN(top + r1, c->size[0]); cleared++)
+            memset(dx + cleared * line, 0, line * sizeof(float));
+        for (long ox = 0; ox < c->out[1]; ox++, y += 16, dy += 16) {
+            const long left = ox * c->stride[1] - c->pad[1];
+            taps_inside(left, c->kernel[1], 1, c->size[1], &s0, &s1);
+            const long at = (top + r0) * line + (left + s0) * 16;
+            const int rows = r1 - r0, columns = s1 - s0;
+            const int count = whole ? c->kernel[0] * c->kernel[1] : MAX(1, rows * columns);
+            for (int lane = 0; lane < 16; lane += LANES) {
+                const f32 d = *(const f32*)(dy + lane);
+                if (max && c->kernel[1] == 3 && columns == 3)
+                    share(1, c, rows, 3, d, *(const f32*)(y + lane), x + at + lane, dx + at + lane);
+                else if (max)
+                    share(1, c, rows, columns, d, *(const f32*)(y + lane), x + at + lane,
+                          dx + at + lane);
+                else share(0, c, rows, columns, d / (float)count, d, dx, dx + at + lane);
+            }
+        }
+    }
+    memset(dx + cleared * line, 0, (c->size[0] - cleared) * line * sizeof(float));
+}
+
+void CAT(pool16_gradient, ISA)(const conv16_t* c, int mode, const float* x, const float* y,
+                               const float* dy, float* dx, int nth) {
+    const long size = 16l * c->size[0] * c->size[1], out = 16l * c->out[0] * c->out[1];
+    const long images = c->batch * BLOCKS(c->channels);
+    nth = threads_for((double)images * (size + out * c->kernel[0] * c->kernel[1]), nth);
+#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
+    for (long i = 0; i < images; i++)
+        if (mode == POOL16_MAX)
+            pool_gradient(1, c, 0, x + i * size, y + i * out, dy + i * out, dx + i * size);
+        else
+            pool_gradient(0, c, mode == POOL16_AVERAGE_PAD, NULL, dy + i * out, dy + i * out,
+                          dx + i * size);
 }

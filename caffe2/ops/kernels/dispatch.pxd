@@ -160,6 +160,8 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
                                      const float* w, float* dx, int nth) noexcept nogil
         void (*pool16)(const conv16_t* c, int mode, const float* x, float* y,
                        int nth) noexcept nogil
+        void (*pool16_gradient)(const conv16_t* c, int mode, const float* x, const float* y,
+                                const float* dy, float* dx, int nth) noexcept nogil
         void (*mean16)(long batch, int channels, long pixels, const float* x, float* y,
                        int nth) noexcept nogil
 

@@ -233,6 +233,9 @@ typedef struct kernels_t {
     /* channels = out_channels. The window may reach beyond the image; of one that lies outside
      * altogether the maximum is -FLT_MAX and the average 0. NaN is not greater than any value. */
     void (*pool16)(const conv16_t* c, int mode, const float* x, float* y, int nth);
+    /* dx from dy; of the maximum, also from x and y: each pixel that equals it takes all of dy. */
+    void (*pool16_gradient)(const conv16_t* c, int mode, const float* x, const float* y,
+                            const float* dy, float* dx, int nth);
     /* y[batch][channels], plain: the average of each channel. */
     void (*mean16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
 } kernels_t;
