@@ -148,6 +148,7 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
                      int nth) noexcept nogil
         void (*from16)(long batch, int channels, long pixels, const float* x, float* y,
                        int nth) noexcept nogil
+        int (*lines16)(const conv16_t* c, int back, float* x, float* lines, int nth) noexcept nogil
         int (*conv16_way)(const conv16_t* c, int nchw, int winograd) noexcept nogil
         size_t (*conv16_pack_bytes)(const conv16_t* c, int way) noexcept nogil
         int (*conv16_pack)(const conv16_t* c, int way, const float* w, float* packed,

@@ -213,6 +213,11 @@ typedef struct kernels_t {
     /* x[batch][channels][pixels] to blocked and back. */
     void (*to16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
     void (*from16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
+    /* For convolution of NCHW images with few channels: the values that the columns of a window
+     * meet in one row, of each channel, become the channels of a pixel of `lines`,
+     * [batch][ceil(channels * kw / 16)][height][out width][16]. What is left is a convolution of
+     * columns, of height kh. back: x is the sum of lines. */
+    int (*lines16)(const conv16_t* c, int back, float* x, float* lines, int nth);
     /* The fastest way for a convolution of blocked (nchw = 0) or NCHW (nchw = 1) images, by its
      * batch and out too; CONV16_NONE if there is none. winograd = 0 rules those ways out, 1 says
      * that packed filters are kept, 2 that they serve once. */

@@ -15,7 +15,7 @@
     F(half_to_float) F(float_to_half)
 
 #define BLOCKED(F) \
-    F(to16) F(from16) F(conv16_way) F(conv16_pack_bytes) F(conv16_pack) F(conv16) \
+    F(to16) F(from16) F(lines16) F(conv16_way) F(conv16_pack_bytes) F(conv16_pack) F(conv16) \
     F(conv16_filter_gradient) F(conv16_image_gradient) F(pool16) F(pool16_gradient) \
     F(mean16)
 
