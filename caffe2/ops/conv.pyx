@@ -554,6 +554,8 @@ cdef class Conv(Correlation):
             return CONV16_NONE
         if self.x[0].layout == BLOCKED:
             return K.conv16_way(c, 0, winograd)
+        if self.emits and self.repacks and not is_most(c.out_channels):
+            return CONV16_NONE      # gradients would lose more in padding than they gain
         if self.emits and c.channels < BLOCK and c.group == 1:
             return K.conv16_way(c, 1, winograd)
         way = K.conv16_way(c, 0, winograd)
