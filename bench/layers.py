@@ -34,15 +34,17 @@ class Subject:
             self.bound, self.definition = self.predictor._net, self.predictor._net_def
 
     def shape(self, name):
-        return self.blobs[name].tensor().shape
+        """() of what is no tensor, or does not exist yet."""
+        exists = name in self.blobs.blobs and self.blobs[name].is_tensor
+        return self.blobs[name].tensor().shape if exists else ()
 
     def work(self):
         """Floating-point operations and the shape of the output of each operator."""
         result = []
         for op, bound in zip(self.definition.op, self.bound.operators, strict=True):
-            count = flops(op, [self.shape(name) if name in self.blobs.blobs else () for name in op.input])
+            count = flops(op, [self.shape(name) for name in op.input])
             run_bound(bound)
-            shape = self.shape(op.output[0]) if self.blobs[op.output[0]].is_tensor else ()
+            shape = self.shape(op.output[0])
             if op.type in ("Conv", "ConvFused"):
                 count = 2 * shape[0] * math.prod(shape[2:]) * math.prod(self.shape(op.input[1]))
             result.append((count, shape))

@@ -25,6 +25,7 @@ cdef class Correlation(Operator):
     cdef const void* packed_from
     cdef uint64_t packed_version
     cdef int packed_way         # CONV16_..., CONV16_NONE for GEMM
+    cdef bint repacks           # filters were other ones in the run before: they are being trained
 
     # Shapes of filters (input 1) and bias (input i); raises where they do not fit the windows.
     cdef int check_filter(self) except -1 nogil

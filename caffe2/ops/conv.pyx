@@ -66,6 +66,13 @@ cdef void turn(const float* w, int64_t filters, int64_t channels, int64_t taps, 
                     turned[(c * filters + f) * taps + t] = w[(f * channels + c + 1) * taps - 1 - t]
 
 
+cdef inline void transpose(const float* x, int64_t rows, int64_t columns, float* y) noexcept nogil:
+    cdef int64_t i, j
+    for i in range(rows):
+        for j in range(columns):
+            y[j * rows + i] = x[i * columns + j]
+
+
 cdef class Correlation(Operator):
     """Base of convolutions: what filters answer to the windows of images, and the three gradients of that."""
 
@@ -131,8 +138,9 @@ cdef class Correlation(Operator):
     cdef bint is_packed(self, int way) noexcept nogil:
         """If not, they will be. Only filters that nobody else can write keep their values with their version."""
         cdef tensor_t* w = self.x[1]
-        cdef bint known = (w.storage.refs == 1 and self.packed_from == w.data and self.packed_version == w.version
-                           and self.packed_way == way)
+        cdef bint same = w.storage.refs == 1 and self.packed_from == w.data and self.packed_version == w.version
+        cdef bint known = same and self.packed_way == way
+        self.repacks = self.packed_from == w.data and not same
         self.packed_from = w.data if w.storage.refs == 1 else NULL
         self.packed_version = w.version
         self.packed_way = way
@@ -546,14 +554,16 @@ cdef class Conv(Correlation):
 
     cdef int way(self, conv16_t* c) noexcept nogil:
         """How to convolve in the blocked layout; CONV16_NONE: not at all."""
-        cdef int way
+        cdef int way, winograd = 2 if self.winograd and self.repacks else self.winograd
         if not self.blocked or self.low > 0 or self.high < 0 or not blocked_windows(&self.windows.c, self.filters, c):
             return CONV16_NONE
         if self.x[0].layout == BLOCKED:
-            return K.conv16_way(c, 0, self.winograd)
+            return K.conv16_way(c, 0, winograd)
+        if self.emits and self.repacks and not is_most(c.out_channels):
+            return CONV16_NONE      # gradients would lose more in padding than they gain
         if self.emits and c.channels < BLOCK and c.group == 1:
-            return K.conv16_way(c, 1, self.winograd)
-        way = K.conv16_way(c, 0, self.winograd)
+            return K.conv16_way(c, 1, winograd)
+        way = K.conv16_way(c, 0, winograd)
         return way if self.emits or (is_winograd(way) and is_most(c.out_channels)) else CONV16_NONE
 
     cdef int open(self, const int64_t* shape, bint blocked) except -1 nogil:
@@ -726,6 +736,8 @@ cdef class ConvGradient(Correlation):
         resize_like(self.y[0], self.x[1], FLOAT)
         if self.fits_blocks(&c):
             return self.run_blocked(&c, self.input_gradient())
+        if self.fits_lines(&c):
+            return self.run_lines(&c, self.input_gradient())
         make_plain(x)
         make_plain(dy)
         return self.gradients(False, self.filters, g.count)
@@ -741,6 +753,44 @@ cdef class ConvGradient(Correlation):
                 return False
         return self.x[0].layout == BLOCKED or self.x[2].layout == BLOCKED or self.windows.c.taps >= 9 and (
             is_most(c.channels) and is_most(c.out_channels))
+
+    cdef bint fits_lines(self, conv16_t* c) noexcept nogil:
+        return self.blocked and blocked_windows(&self.windows.c, self.filters, c) and (
+            self.x[0].layout == PLAIN and self.x[2].layout == BLOCKED and c.channels < BLOCK
+            and (c.stride[0] == 1 or c.dilation[0] == 1) and K.conv16_way(c, 1, 0) != CONV16_NONE)
+
+    cdef int run_lines(self, const conv16_t* c, tensor_t* dx) except -1 nogil:
+        """Of images with few channels: what a window's columns meet in one row stands for channels."""
+        cdef tensor_t* x = self.x[0]
+        cdef const float* dy = <const float*>self.x[2].data
+        cdef const float* w = <const float*>self.x[1].data
+        cdef float* dw = <float*>self.y[0].data
+        cdef int64_t columns = c.kernel[1], size = self.y[0].size, i
+        cdef int64_t lanes = c.channels * columns
+        cdef int64_t room = c.batch * ((lanes + BLOCK - 1) // BLOCK * BLOCK) * c.size[0] * c.out[1]
+        cdef float* lines = <float*>self.scratch((room + size) * sizeof(float))
+        cdef float* turned = lines + room
+        cdef int nth = num_threads(<int64_t>(<double>self.x[2].size * lanes * c.kernel[0] / 8))
+        cdef conv16_t d = c[0]
+        d.channels = <int>lanes
+        d.size[1] = c.out[1]
+        d.kernel[1] = d.stride[1] = d.dilation[1] = 1
+        d.pad[1] = 0
+        if not self.no_bias and self.num_outputs > 1:
+            resize1(self.y[1], self.filters, FLOAT)
+            self.blocked_bias_gradient(c, dy, <float*>self.y[1].data)
+        if K.lines16(c, 0, <float*>x.data, lines, nth) or K.conv16_filter_gradient(&d, lines, dy, turned, nth):
+            return self.fail("not enough memory")
+        for i in range(size // (lanes * c.kernel[0]) * c.channels):
+            transpose(turned + i * columns * c.kernel[0], columns, c.kernel[0], dw + i * columns * c.kernel[0])
+        if dx == NULL:
+            return 0
+        resize_like(dx, x, FLOAT)
+        for i in range(size // (lanes * c.kernel[0]) * c.channels):
+            transpose(w + i * columns * c.kernel[0], c.kernel[0], columns, turned + i * columns * c.kernel[0])
+        if K.conv16_image_gradient(&d, 0, dy, turned, lines, nth) or K.lines16(c, 1, <float*>dx.data, lines, nth):
+            return self.fail("not enough memory")
+        return 0
 
     cdef int run_blocked(self, const conv16_t* c, tensor_t* dx) except -1 nogil:
         cdef windows_t* g = &self.windows.c

@@ -21,6 +21,8 @@ from caffe2._core.registry import register
 from caffe2._core.schema import like
 from caffe2.ops.windows import ARGS, infer, kernel_of
 
+ctypedef const float* floats_t
+
 cdef enum Mode:
     MAX
     AVERAGE
@@ -142,13 +144,13 @@ cdef class Pool(Operator):
             if not self.windows.c.whole and max(self.windows.c.given_pad[i],
                                                 self.windows.c.given_tail[i]) >= self.windows.c.image.kernel[i]:
                 raise ValueError("pads must be smaller than the windows")
-        self.takes_blocked()
-
-    def takes_blocked(self):
         self.blocked = self.mode != NORM and not self.windows.c.image.nhwc
 
     cdef inline int64_t pixels(self, int64_t inside) noexcept nogil:
         return self.windows.c.taps if self.include_pad else inside
+
+    cdef inline int blocked_mode(self) noexcept nogil:
+        return POOL16_MAX if self.mode == MAX else POOL16_AVERAGE_PAD if self.include_pad else POOL16_AVERAGE
 
     # ------------------------------------------------------------ forward
 
@@ -186,7 +188,7 @@ cdef class Pool(Operator):
         cdef float* blocked
         cdef int64_t count = self.windows.c.count
         cdef int nth = num_threads(self.x[0].size)
-        cdef int mode = POOL16_MAX if self.mode == MAX else POOL16_AVERAGE_PAD if self.include_pad else POOL16_AVERAGE
+        cdef int mode = self.blocked_mode()
         if count == 1 and mode != POOL16_MAX and self.windows.c.taps == self.windows.c.pixels and not (
                 c.pad[0] or c.pad[1]):
             resize(y, 4, shape, FLOAT)
@@ -271,15 +273,13 @@ cdef class Pool(Operator):
 
 
 cdef class PoolGradient(Pool):
-    def takes_blocked(self):
-        pass
-
     cdef int run(self) except -1 nogil:
         cdef windows_t* g = &self.windows.c
         cdef tensor_t* x = self.x[0]
         cdef int64_t[5] shape
         cdef int64_t i
         cdef int nth, failed = 0
+        cdef conv16_t c
         for i in range(3):
             self.expect(<int>i, FLOAT)
         if x.ndim < 3:
@@ -288,6 +288,10 @@ cdef class PoolGradient(Pool):
         window_shape(g, g.channels, shape)
         check_shape(self.x[1], "Y", x.ndim, shape)
         check_shape(self.x[2], "dY", x.ndim, shape)
+        if (x.layout == BLOCKED or self.x[2].layout == BLOCKED) and blocked_windows(g, g.channels, &c):
+            return self.run_blocked(&c, shape)
+        for i in range(3):
+            make_plain(self.x[i])
         resize_like(self.y[0], x, FLOAT)
         if x.size == 0:
             return 0
@@ -297,6 +301,34 @@ cdef class PoolGradient(Pool):
         if failed:
             with gil:
                 raise MemoryError
+        return 0
+
+    cdef int run_blocked(self, const conv16_t* c, const int64_t* shape) except -1 nogil:
+        """Inputs that are not blocked become so; of averages, only dY counts."""
+        cdef tensor_t* dx = self.y[0]
+        cdef tensor_t* x = self.x[0]
+        cdef floats_t[3] given
+        cdef int64_t[3] room
+        cdef int64_t size = blocked_size(x.shape), out = blocked_size(shape), total = 0
+        cdef int i, nth = num_threads(x.size)
+        cdef float* to
+        for i in range(3):
+            room[i] = 0 if self.x[i].layout == BLOCKED or (i < 2 and self.mode != MAX) else out if i else size
+            total += room[i]
+        to = <float*>self.scratch((total + (0 if self.emits else size)) * sizeof(float))
+        for i in range(3):
+            given[i] = <floats_t>(to if room[i] else self.x[i].data)
+            if room[i]:
+                K.to16(c.batch, c.channels, self.windows.c.count if i else self.windows.c.pixels,
+                       <const float*>self.x[i].data, to, nth)
+            to += room[i]
+        if self.emits:
+            resize_blocked(dx, x.shape)
+            to = <float*>dx.data
+        K.pool16_gradient(c, self.blocked_mode(), given[0], given[1], given[2], to, nth)
+        if not self.emits:
+            resize(dx, 4, x.shape, FLOAT)
+            K.from16(c.batch, c.channels, self.windows.c.pixels, to, <float*>dx.data, nth)
         return 0
 
     cdef void finish(self, const float* x, float* dx, int64_t n) noexcept nogil:

@@ -415,7 +415,9 @@ def test_training_step(batch, channels, height, width, filters, kernel, stride, 
     c.train_bn("b", "m")
     c.op("Sum", ["m", "n"], "s")
     c.op("Relu", "s", "s")
-    c.conv("s", "d", 32, 1, bias=bias)
+    c.op("MaxPool", "s", "t", kernel=3, stride=2, pad=1)
+    c.op("AveragePool", "t", "u", kernel=2, pad=1)
+    c.conv("u", "d", 32, 1, bias=bias)
     c.op("AveragePool", "d", "p", global_pooling=1)
     c.feeds["weight"] = random(c.rng, batch, 32, 1, 1)
     c.op("Mul", ["p", "weight"], "q")
@@ -424,6 +426,31 @@ def test_training_step(batch, channels, height, width, filters, kernel, stride, 
     # what a batch is normalized by may be tiny; gradients then are large, and so are their errors
     inverse = max(want[n].max(initial=1) for n in want if n.endswith("_siv"))
     compare(got, want, rtol=1e-4 * inverse**2)
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(1, 3), st.integers(1, 15), st.integers(1, 14), st.integers(1, 14), st.sampled_from([3, 16, 24, 33]),
+    st.integers(1, 8), st.integers(1, 3), st.integers(1, 2), st.booleans(), st.booleans(),
+)
+def test_first_layer(batch, channels, height, width, filters, kernel, stride, dilation, bias, image):
+    """Gradients of a convolution of plain images with few channels; that of the images may be left out."""
+    c = Chain(batch, channels, height, width)
+    more = {} if image else {"no_gradient_to_input": 1}
+    c.conv("x", "a", filters, kernel, stride=stride, pad=(dilation * (kernel - 1) + 1) // 2 + 1, dilation=dilation,
+           bias=bias, **more)
+    c.conv("a", "b", 32, 3, pad=1)
+    c.net.AddGradientOperators(["b"])
+    c.check(times=1)
+
+
+def test_filters_that_change():
+    """Convolution goes on to be right after the first step of training."""
+    c = Chain(2, 32, 7, 7)
+    c.conv("x", "a", 48, 3, pad=1)
+    c.op("Scale", "a_w", "a_w", scale=0.75)
+    c.check(times=1)
+    c.check(times=4)
 
 
 def test_two_threads_in_two_workspaces_are_bitwise_equal():

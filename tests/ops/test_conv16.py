@@ -36,6 +36,20 @@ def windows(x, kernel, stride, pad, dilation, out, border=0.0):
     return result
 
 
+def add_windows(columns, size, stride, pad, dilation):
+    """The transpose of `windows`: every window added onto its pixels."""
+    kernel, out = columns.shape[2:4], columns.shape[4:]
+    reach = [max(i + p, (o - 1) * s + (k - 1) * d + 1)
+             for i, p, o, s, k, d in zip(size, pad, out, stride, kernel, dilation, strict=True)]
+    x = np.zeros((*columns.shape[:2], *reach))
+    for r in range(kernel[0]):
+        for s in range(kernel[1]):
+            top, left = r * dilation[0], s * dilation[1]
+            x[:, :, top:top + (out[0] - 1) * stride[0] + 1:stride[0],
+              left:left + (out[1] - 1) * stride[1] + 1:stride[1]] += columns[:, :, r, s]
+    return x[:, :, pad[0]:pad[0] + size[0], pad[1]:pad[1] + size[1]]
+
+
 def convolve(x, w, group, *window):
     n, channels = x.shape[:2]
     a = windows(x, w.shape[2:], *window)
@@ -198,16 +212,7 @@ def check_gradients(level, n, channels, size, filters, kernel, stride, pad, tail
         np.testing.assert_allclose(dw, expected, rtol=0, atol=1e-5 * (np.abs(expected).max() + 1))
     f = w.reshape(group, filters // group, *w.shape[1:]).astype(float)
     columns = np.einsum("gmcrs,ngmhw->ngcrshw", f, d, optimize=True)
-    columns = columns.reshape(n, channels, *kernel, *out)
-    reach = [max(i + p, (o - 1) * s + (k - 1) * e + 1)
-             for i, p, o, s, k, e in zip(size, pad, out, stride, kernel, dilation, strict=True)]
-    image = np.zeros((n, channels, *reach))
-    for r in range(kernel[0]):
-        for s in range(kernel[1]):
-            top, left = r * dilation[0], s * dilation[1]
-            image[:, :, top:top + (out[0] - 1) * stride[0] + 1:stride[0],
-                  left:left + (out[1] - 1) * stride[1] + 1:stride[1]] += columns[:, :, r, s]
-    expected = image[:, :, pad[0]:pad[0] + size[0], pad[1]:pad[1] + size[1]]
+    expected = add_windows(columns.reshape(n, channels, *kernel, *out), size, stride, pad, dilation)
     atol = 1e-5 * (np.abs(expected).max(initial=0) + 1)
     np.testing.assert_allclose(plain(dx, channels), expected, rtol=0, atol=atol)
 
@@ -237,6 +242,7 @@ def test_gradients_of_depthwise(name, channels, **case):
     (64, (28, 28), 96, 1, 1, 0, 2), (32, (14, 14), 64, 3, 1, 1, 5), (3, (30, 31), 33, 7, 2, 3, 2),
     (48, (7, 7), 80, 3, 1, 1, 5), (32, (15, 14), 64, 3, 2, 1, 2), (64, (9, 9), 48, 1, 2, 0, 2),
     (40, (1, 1), 33, 1, 1, 0, 3), (24, (60, 60), 16, 3, 1, 1, 1), (20, (9, 9), 24, 2, 5, 0, 2),
+    (170, (9, 9), 150, 3, 1, 1, 2), (520, (3, 3), 300, 1, 1, 0, 3),
 ])
 @pytest.mark.parametrize("nth", [1, 2])
 @each_level
@@ -345,6 +351,36 @@ def test_pool_common(name, kernel, stride, pad):
     y = dispatch.level(name).pool16(blocked(x), 20, "max", (kernel,) * 2, (stride,) * 2, (pad,) * 2, out, 2)
     expected = windows(x, (kernel,) * 2, (stride,) * 2, (pad,) * 2, (1, 1), out, -float(MOST)).max((2, 3))
     np.testing.assert_array_equal(plain(y, 20), expected)
+
+
+def check_pool_gradient(level, n, channels, size, kernel, stride, pad, out, nth):
+    rng = np.random.default_rng(n)
+    x = rng.integers(-2, 3, (n, channels, *size)).astype(np.float32)    # with equal maxima
+    dy = random(rng, n, channels, *out)
+    window = (stride, pad, (1, 1), out)
+    a = windows(x, kernel, *window, -float(MOST))
+    y = a.max((2, 3))
+    count = windows(np.ones_like(x), kernel, *window).sum((2, 3))
+    for mode, shares in (("max", (a == y[:, :, None, None]) * dy[:, :, None, None]),
+                         ("average", np.broadcast_to((dy / np.maximum(count, 1))[:, :, None, None], a.shape)),
+                         ("average_pad", np.broadcast_to(dy[:, :, None, None] / np.prod(kernel), a.shape))):
+        dx = level.pool_gradient16(blocked(x), blocked(y), blocked(dy), channels, mode, kernel, stride, pad, nth)
+        np.testing.assert_allclose(plain(dx, channels), add_windows(shares, size, stride, pad, (1, 1)), atol=1e-5)
+
+
+@each_level
+@given(n=st.integers(0, 2), channels=st.integers(1, 40), size=sides, kernel=pairs, stride=pairs, pad=pairs,
+       more=pairs, nth=st.integers(1, 2))
+def test_pool_gradient(name, size, stride, pad, more, **case):
+    out = [(i + p) // s + m for i, p, s, m in zip(size, pad, stride, more, strict=True)]
+    check_pool_gradient(dispatch.level(name), size=size, stride=stride, pad=pad, out=out, **case)
+
+
+@pytest.mark.parametrize("kernel, stride, pad", [(3, 2, 1), (3, 1, 1), (2, 2, 0)])
+@each_level
+def test_pool_gradient_common(name, kernel, stride, pad):
+    out = [(i + 2 * pad - kernel) // stride + 1 for i in (27, 35)]
+    check_pool_gradient(dispatch.level(name), 2, 20, (27, 35), (kernel,) * 2, (stride,) * 2, (pad,) * 2, out, 2)
 
 
 @each_level

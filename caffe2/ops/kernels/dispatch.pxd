@@ -149,6 +149,7 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
                      int nth) noexcept nogil
         void (*from16)(long batch, int channels, long pixels, const float* x, float* y,
                        int nth) noexcept nogil
+        int (*lines16)(const conv16_t* c, int back, float* x, float* lines, int nth) noexcept nogil
         int (*conv16_way)(const conv16_t* c, int nchw, int winograd) noexcept nogil
         size_t (*conv16_pack_bytes)(const conv16_t* c, int way) noexcept nogil
         int (*conv16_pack)(const conv16_t* c, int way, const float* w, float* packed,
@@ -161,6 +162,8 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
                                      const float* w, float* dx, int nth) noexcept nogil
         void (*pool16)(const conv16_t* c, int mode, const float* x, float* y,
                        int nth) noexcept nogil
+        void (*pool16_gradient)(const conv16_t* c, int mode, const float* x, const float* y,
+                                const float* dy, float* dx, int nth) noexcept nogil
         void (*mean16)(long batch, int channels, long pixels, const float* x, float* y,
                        int nth) noexcept nogil
 

@@ -270,10 +270,17 @@ cdef class Level:
         cdef conv16_t c = shape16(x.shape[0], channels, x.shape[2:4], channels, out, channels, kernel,
                                   stride, pad, (1, 1))
         y = aligned((*x.shape[:2], *out, 16))
-        self.k.pool16(&c, {"max": POOL16_MAX, "average": POOL16_AVERAGE,
-                           "average_pad": POOL16_AVERAGE_PAD}[mode],
-                      <const float*> pointer(x), <float*> pointer(y), nth)
+        self.k.pool16(&c, POOLS[mode], <const float*> pointer(x), <float*> pointer(y), nth)
         return y
+
+    def pool_gradient16(self, x, y, dy, int channels, mode, kernel, stride, pad, int nth=1):
+        """Gradient of the blocked images `x` from that of the blocked `y`."""
+        cdef conv16_t c = shape16(x.shape[0], channels, x.shape[2:4], channels, dy.shape[2:4], channels, kernel,
+                                  stride, pad, (1, 1))
+        dx = aligned(x.shape)
+        self.k.pool16_gradient(&c, POOLS[mode], <const float*> pointer(x), <const float*> pointer(y),
+                               <const float*> pointer(dy), <float*> pointer(dx), nth)
+        return dx
 
     def mean16(self, x, int channels, int nth=1):
         """Average of each channel of blocked images."""
@@ -283,6 +290,7 @@ cdef class Level:
         return y
 
 
+POOLS = {"max": POOL16_MAX, "average": POOL16_AVERAGE, "average_pad": POOL16_AVERAGE_PAD}
 WAYS = {
     "direct": CONV16_DIRECT,
     "first": CONV16_FIRST,

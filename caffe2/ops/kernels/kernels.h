@@ -214,6 +214,11 @@ typedef struct kernels_t {
     /* x[batch][channels][pixels] to blocked and back. */
     void (*to16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
     void (*from16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
+    /* For convolution of NCHW images with few channels: the values that the columns of a window
+     * meet in one row, of each channel, become the channels of a pixel of `lines`,
+     * [batch][ceil(channels * kw / 16)][height][out width][16]. What is left is a convolution of
+     * columns, of height kh. back: x is the sum of lines. */
+    int (*lines16)(const conv16_t* c, int back, float* x, float* lines, int nth);
     /* The fastest way for a convolution of blocked (nchw = 0) or NCHW (nchw = 1) images, by its
      * batch and out too; CONV16_NONE if there is none. winograd = 0 rules those ways out, 1 says
      * that packed filters are kept, 2 that they serve once. */
@@ -234,6 +239,9 @@ typedef struct kernels_t {
     /* channels = out_channels. The window may reach beyond the image; of one that lies outside
      * altogether the maximum is -FLT_MAX and the average 0. NaN is not greater than any value. */
     void (*pool16)(const conv16_t* c, int mode, const float* x, float* y, int nth);
+    /* dx from dy; of the maximum, also from x and y: each pixel that equals it takes all of dy. */
+    void (*pool16_gradient)(const conv16_t* c, int mode, const float* x, const float* y,
+                            const float* dy, float* dx, int nth);
     /* y[batch][channels], plain: the average of each channel. */
     void (*mean16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
 } kernels_t;
