@@ -15,8 +15,8 @@ from caffe2._core.tensor cimport (
 from caffe2._core.threads cimport num_threads
 from caffe2.ops.blocked cimport BLOCK, add_lanes
 from caffe2.ops.kernels.dispatch cimport (
-    CONV16_FIRST, CONV16_NONE, CONV16_WINOGRAD_2, CONV16_WINOGRAD_4, K, OPERAND_A, OPERAND_B, SCRATCH_USER, conv16_t,
-    epilogue16_t, epilogue_t, image_t, operand_t,
+    CONV16_DEPTHWISE, CONV16_FIRST, CONV16_NONE, CONV16_WINOGRAD_2, CONV16_WINOGRAD_4, K, OPERAND_A, OPERAND_B,
+    SCRATCH_USER, conv16_t, epilogue16_t, epilogue_t, image_t, operand_t,
 )
 from caffe2.ops.windows cimport Windows, blocked_windows, check_shape, image_shape, window_shape, windows_t
 
@@ -54,6 +54,26 @@ cdef bint is_plain(const image_t* g) noexcept nogil:
 cdef inline bint is_depthwise(const windows_t* g, int64_t filters) noexcept nogil:
     """Whether every channel has one filter of its own."""
     return not g.image.nhwc and g.image.channels == 1 and filters == g.group and g.group > 1
+
+
+cdef bint see_pixels(const windows_t* g) noexcept nogil:
+    """Whether there is a pixel in every window."""
+    cdef int i
+    for i in range(3):
+        if max(g.image.pad[i], g.tail[i]) > <int64_t>g.image.dilation[i] * (g.image.kernel[i] - 1) or (
+                g.image.size[i] < g.image.dilation[i]):
+            return False
+    return True
+
+
+cdef bint are_finite(const float* x, int64_t n) noexcept nogil:
+    """Whether there is no NaN or infinity: no number has all bits of the exponent set."""
+    cdef const uint32_t* bits = <const uint32_t*>x
+    cdef uint32_t special = 0
+    cdef int64_t i
+    for i in range(n):
+        special |= (bits[i] & EXPONENT) == EXPONENT
+    return not special
 
 
 cdef void turn(const float* w, int64_t filters, int64_t channels, int64_t taps, float* turned) noexcept nogil:
@@ -156,8 +176,9 @@ cdef class Correlation(Operator):
         cdef packed_t f
         cdef operand_t o
         cdef int i
-        if is_depthwise(g, self.filters):
-            self.depthwise(&g.image, x, <const float*>self.x[1].data, bias, y)
+        # A filter that is not finite gives NaN times the zeros around an image, which these two leave out.
+        if is_depthwise(g, self.filters) and are_finite(<const float*>w.data, w.size):
+            self.depthwise(&g.image, x, <const float*>w.data, bias, y)
             return 0
         self.pack_room(&f, which, filters, taps)
         if not self.is_packed(CONV16_NONE):
@@ -260,6 +281,7 @@ cdef class Correlation(Operator):
         memset(&o, 0, sizeof(o))
         for i in range(3):
             unit &= g.image.stride[i] == 1
+        unit = unit and are_finite(w, self.x[1].size)       # else zeros around y would give NaN
         # Entries of columns cost more to add than pixels to lay out, but there may be fewer of them.
         if is_depthwise(g, self.filters) and bias == NULL and not unit:
             nth = num_threads(g.batch * self.filters * g.count * g.taps)
@@ -375,13 +397,14 @@ cdef class Correlation(Operator):
         cdef int64_t size = self.filters * g.image.channels * g.taps, n, i
         cdef int nth = num_threads(<int64_t>(g.batch * <double>size * g.count / 8)), failed = 0
         cdef float* parts
-        if is_depthwise(g, self.filters):
+        if is_depthwise(g, self.filters) and see_pixels(g):
             memset(dw, 0, size * sizeof(float))
             for i in prange(self.filters, num_threads=nth, schedule="static"):
                 for n in range(g.batch):
                     K.depthwise_filter(&g.image, x + (n * self.filters + i) * g.pixels,
                                        y + (n * self.filters + i) * g.count, dw + i * g.taps)
-            return 0
+            if are_finite(dw, size):        # else y may be to blame: zeros around x, left out here, give NaN
+                return 0
         if nth == 1 or size >= SHARED_FILTERS or g.batch < nth:
             failed = self.filter_gradient_part(x, y, dw, 0, g.batch, nth)
         else:
@@ -486,16 +509,6 @@ cdef inline bint is_most(int64_t channels) noexcept nogil:
 
 cdef inline bint is_winograd(int way) noexcept nogil:
     return way == CONV16_WINOGRAD_4 or way == CONV16_WINOGRAD_2
-
-
-cdef bint are_finite(const float* x, int64_t n) noexcept nogil:
-    """Whether there is no NaN or infinity: no number has all bits of the exponent set."""
-    cdef const uint32_t* bits = <const uint32_t*>x
-    cdef uint32_t special = 0
-    cdef int64_t i
-    for i in range(n):
-        special |= (bits[i] & EXPONENT) == EXPONENT
-    return not special
 
 
 cdef class Conv(Correlation):
@@ -619,8 +632,16 @@ cdef class Conv(Correlation):
         e.y_image = 0
         self.room(K.conv16_pack_bytes(c, way))
         if not self.is_packed(way):
-            if is_winograd(way) and not are_finite(<const float*>self.x[1].data, self.x[1].size):
-                return self.run_blocked(c, K.conv16_way(c, 0, 0), bias, shape)
+            if (is_winograd(way) or way == CONV16_DEPTHWISE) and not are_finite(
+                    <const float*>self.x[1].data, self.x[1].size):
+                # Winograd's algorithm would spread it, and the other leaves out the zeros around an image.
+                way = K.conv16_way(c, 0, 0)
+                if way != CONV16_DEPTHWISE:
+                    return self.run_blocked(c, way, bias, shape)
+                make_plain(x)
+                if r != NULL:
+                    make_plain(r)
+                return self.run_plain(bias, shape)
             if K.conv16_pack(c, way, <const float*>self.x[1].data, <float*>self.packed, nth):
                 self.packed_from = NULL
                 return self.no_memory()
@@ -709,6 +730,7 @@ cdef class ConvFused(Conv):
 
 cdef class ConvGradient(Correlation):
     cdef bint winograd
+    cdef const float* dx        # blocked, where it was written last
 
     def setup(self):
         Correlation.setup(self)
@@ -735,8 +757,10 @@ cdef class ConvGradient(Correlation):
         check_shape(dy, "dY", x.ndim, shape)
         resize_like(self.y[0], self.x[1], FLOAT)
         if self.fits_blocks(&c):
-            return self.run_blocked(&c, self.input_gradient())
-        if self.fits_lines(&c):
+            self.run_blocked(&c, self.input_gradient())
+            if self.has_finite_borders(&c):
+                return 0
+        elif self.fits_lines(&c):
             return self.run_lines(&c, self.input_gradient())
         make_plain(x)
         make_plain(dy)
@@ -751,6 +775,8 @@ cdef class ConvGradient(Correlation):
         for i in range(2):
             if c.stride[i] > 1 and c.dilation[i] > 1:
                 return False
+        if not see_pixels(&self.windows.c):
+            return False
         return self.x[0].layout == BLOCKED or self.x[2].layout == BLOCKED or self.windows.c.taps >= 9 and (
             is_most(c.channels) and is_most(c.out_channels))
 
@@ -813,17 +839,41 @@ cdef class ConvGradient(Correlation):
             self.blocked_bias_gradient(c, dy16, <float*>self.y[1].data)
         if K.conv16_filter_gradient(c, x16, dy16, <float*>self.y[0].data, nth):
             return self.fail("not enough memory")
+        self.dx = dx16
         if dx == NULL:
             return 0
         if self.emits:
             resize_blocked(dx, x.shape)
-            dx16 = <float*>dx.data
+            dx16 = self.dx = <float*>dx.data
         if K.conv16_image_gradient(c, self.winograd, dy16, <const float*>self.x[1].data, dx16, nth):
             return self.fail("not enough memory")
         if not self.emits:
             resize(dx, 4, x.shape, FLOAT)
             K.from16(c.batch, c.channels, g.pixels, dx16, <float*>dx.data, nth)
         return 0
+
+    cdef bint has_finite_borders(self, const conv16_t* c) noexcept nogil:
+        """Whether all is as plain tensors would have it. Around an image, they multiply dY with zeros, but not the
+        filters; the blocked layout does it the other way round. If the factor is not finite, neither is some gradient
+        of its first input channel, nor a corner of the first dX."""
+        cdef const float* dw = <const float*>self.y[0].data
+        cdef int64_t taps = self.windows.c.taps, depth = self.windows.c.image.channels, i, y, x, block, at
+        for i in range(self.filters):
+            if not are_finite(dw + i * depth * taps, taps):
+                return False
+        if self.input_gradient() == NULL:
+            return True
+        for block in range((c.channels + BLOCK - 1) // BLOCK):
+            for y in range(c.size[0]):
+                if c.stride[0] <= y < c.size[0] - c.stride[0]:
+                    continue
+                for x in range(c.size[1]):
+                    if c.stride[1] <= x < c.size[1] - c.stride[1]:
+                        continue
+                    at = (block * c.size[0] + y) * c.size[1] + x
+                    if not are_finite(self.dx + at * BLOCK, BLOCK):
+                        return False
+        return True
 
     cdef void blocked_bias_gradient(self, const conv16_t* c, const float* y, float* db) noexcept nogil:
         cdef int64_t blocks = (c.out_channels + BLOCK - 1) // BLOCK, b

@@ -88,26 +88,45 @@ cdef class FC(Linear):
 
     cdef int run(self) except -1 nogil:
         cdef tensor_t* x = self.x[0]
+        cdef tensor_t* residual = self.x[3] if self.num_inputs == 4 else NULL
         cdef int axis = self.sizes()
         cdef int64_t n = self.n, k = self.k
         cdef int64_t[MAX_DIMS] shape
         cdef epilogue_t add
         cdef int i
+        cdef bint fits, beta = False
         self.expect_ndim(2, 1)
         self.expect_size(2, n)
         for i in range(axis):
             shape[i] = x.shape[i]
         shape[axis] = n
+        if residual != NULL:
+            self.expect(3, FLOAT)
+            fits = residual.ndim == axis + 1
+            for i in range(axis + 1 if fits else 0):
+                fits &= residual.shape[i] == shape[i]
+            if not fits:
+                return self.fail("the residual must have the shape of Y")
+            beta = residual == self.y[0]
         resize(self.y[0], axis + 1, shape, FLOAT)
-        add.bias_row = add.residual = NULL
-        add.ld_residual = 0
+        add.bias_row = NULL
+        add.residual = NULL if residual == NULL or beta else residual.data
+        add.ld_residual = n
         add.relu = self.relu
         add.bias_col = self.x[2].data
         if K.sgemm(0, not self.transposed, self.m, n, k, 1, floats(x), k, floats(self.x[1]),
-                   n if self.transposed else k, 0, <float*>self.y[0].data, n, &add,
+                   n if self.transposed else k, beta, <float*>self.y[0].data, n, &add,
                    num_threads(work(self.m, n, k))):
             return self.fail("not enough memory")
         return 0
+
+
+cdef class FCFused(FC):
+    """FC with what follows it."""
+
+    def setup(self):
+        super().setup()
+        self.relu = self.args.bool("relu")
 
 
 cdef class FCGradient(Linear):
@@ -201,6 +220,14 @@ def _linear(name, forward, backward, transposed):
         doc=f"Fully connected layer: Y = X {'W' if transposed else 'W^T'} + b, with X of shape "
             f"(m, k) and W of shape {shape}.",
     )
+    if not transposed:
+        register(
+            name + "Fused", FCFused, (3, 4), 1, ins={**ins, "residual": "added to Y; of the shape of Y"},
+            outs={"Y": "as of FC"}, args={**args, "relu": "Y = max(Y, 0) (default 0)"}, inplace=[(3, 0)],
+            infer=infer, cost=cost(lambda mnk, mn: 2 * mnk + mn),
+            doc="FC with what follows it, Sum and then Relu, as the optimizer of nets for inference makes it. It has "
+                "no gradient.",
+        )
     register(
         name + "Gradient", backward, 3, (2, 3), infer=infer_gradient,
         ins={"X": ins["X"], "W": ins["W"], "dY": "gradient of Y"},

@@ -5,7 +5,8 @@ In this order:
 1. What only matters in training goes: Dropout with ``is_test``, StopGradient, copies.
 2. SpatialBN with ``is_test``, AffineChannel, Scale, and Mul, Div, Add and Sub of constants, one for each channel, go
    into the filters and the bias of the convolution or FC before them. This is computed in float64 and rounded once.
-3. Relu, Clip, and Sum or Add of two tensors of one shape go into the convolution before them (ConvFused).
+3. Relu, Clip, and Sum or Add of two tensors of one shape go into the convolution before them (ConvFused); Relu, Sum
+   and Add into the FC (FCFused).
 4. Operators on whose outputs nothing depends go.
 5. Convolutions write their parts of what Concat would join, where nobody else reads these (in simple nets).
 6. Intermediate blobs that are never needed at the same time become one blob.
@@ -28,11 +29,13 @@ from caffe2._core.schema import UNKNOWN, OpSchema, TensorInfo
 from caffe2.proto import caffe2_pb2
 
 _CONVOLUTIONS = {"Conv", "Conv1D", "Conv2D", "Conv3D"}
+_FUSED = {**dict.fromkeys(_CONVOLUTIONS, "ConvFused"), "FC": "FCFused"}
 _COPIES = {"StopGradient", "Copy", "Alias", "EnsureCPUOutput"}
 _EFFECTS = {"Python", "PythonDLPack", "NanCheck", "Alias", "AliasWithName", "Free"}
-_ONE_SHAPE = {"Sum", "SpatialBN", "AffineChannel", "ConvFused"}     # of several inputs, of one shape where in place
+_ONE_SHAPE = {"Sum", "SpatialBN", "AffineChannel", *_FUSED.values()}   # of several inputs, of one shape where in place
 _ROW_BY_ROW = _CONVOLUTIONS | {
-    "ConvFused", "FC", "Relu", "Clip", "Sigmoid", "Tanh", "Elu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "LRN",
+    "ConvFused", "FC", "FCFused", "Relu", "Clip", "Sigmoid", "Tanh", "Elu", "LeakyRelu", "PRelu", "MaxPool",
+    "AveragePool", "LRN",
     "SpatialBN", "AffineChannel", "Dropout", "Softmax", "Concat", "Sum", "Copy", "Flatten",
 }
 _FILLS = {"float32": "", "float64": "Double", "int32": "Int", "int64": "Int64", "int16": "Int16", "bool": "Bool"}
@@ -43,7 +46,8 @@ _REPEATABLE = {"ConstantFill", "LengthsRangeFill", "RangeFill", "DiagonalFill", 
 def is_pure(op_type: str) -> bool:
     """Whether an operator does nothing but compute its outputs: differentiable ones, with few exceptions."""
     maker = gradient._MAKERS.get(op_type)
-    return op_type in ("ConvFused", "AffineChannel") or (maker not in (None, gradient.none) and op_type not in _EFFECTS)
+    return op_type in ("ConvFused", "FCFused", "AffineChannel") or (
+        maker not in (None, gradient.none) and op_type not in _EFFECTS)
 
 
 def _nested(op: Any) -> list[str]:
@@ -272,13 +276,14 @@ class _Rewriter:
     # ------------------------------------------------------------ fusing
 
     def _activation(self, op: Any) -> bool:
-        """Relu and Clip: into the convolution."""
-        source = self._source(op.input[0], {*_CONVOLUTIONS, "ConvFused"})
+        """Relu and Clip: into the convolution; Relu: into the FC."""
+        source = self._source(op.input[0], {*_CONVOLUTIONS, "ConvFused"} if op.type == "Clip"
+                              else {*_FUSED, *_FUSED.values()})
         if (source is None or op.output[0] not in self.single or _has_activation(source)
                 or not self._bias(source, make=False)):
             return False
         self._bias(source)
-        source.type = "ConvFused"
+        source.type = _FUSED.get(source.type, source.type)
         if op.type == "Relu":
             source.arg.add(name="relu", i=1)
         else:
@@ -295,12 +300,12 @@ class _Rewriter:
         return a is not None and a == b and -1 not in a and self._residual(op)
 
     def _residual(self, op: Any) -> bool:
-        """Sum of two tensors: into the convolution that gives one of them, the later one if both are such."""
+        """Sum of two tensors: into the convolution or FC that gives one of them, the later one if both are such."""
         if len(op.input) != 2 or op.output[0] not in self.single:
             return False
         candidates = []
         for k, name in enumerate(op.input):
-            source, other = self._source(name, _CONVOLUTIONS), op.input[1 - k]
+            source, other = self._source(name, _FUSED), op.input[1 - k]
             stable = other in self.single or other not in self.written
             if source is not None and stable and self._bias(source, make=False):
                 candidates.append((self.position[name], source, other))
@@ -313,7 +318,7 @@ class _Rewriter:
             self.result[at] = None
             del self.position[source.output[0]]
             self._append(source)
-        source.type = "ConvFused"
+        source.type = _FUSED[source.type]
         self._bias(source)
         source.input.append(other)
         return self._output(source, op)
@@ -598,13 +603,13 @@ def _row_by_row(net: Any, data: str, shapes: Mapping[str, tuple]) -> list[tuple[
     steps = []
     for op in net.op:
         args, axis = Args(op), 1
-        if op.type in ("Softmax", "Concat", "FC", "Flatten"):
+        if op.type in ("Softmax", "Concat", "FC", "FCFused", "Flatten"):
             axis = args.int("axis", 1)
         independent = op.type in _ROW_BY_ROW and axis > 0 and (
             op.type not in ("SpatialBN", "Dropout") or args.bool("is_test"))
         every = op.type in ("Sum", "Concat")
         for i, name in enumerate(op.input):
-            independent &= (name in rows) == (i == 0 or every or (op.type == "ConvFused" and i == 3))
+            independent &= (name in rows) == (i == 0 or every or (op.type in _FUSED.values() and i == 3))
         if not independent or len(op.output) > (2 if op.type == "Concat" else 1):
             return None
         outputs = inference.infer_operator(op, [current.get(name, UNKNOWN) for name in op.input])

@@ -1,6 +1,7 @@
 """The kernels at every instruction set that this processor runs, against numpy in float64."""
 
 import ctypes
+import mmap
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from caffe2.ops.kernels import dispatch
 
 LEVELS = dispatch.available()
 FLOATS = (np.float32, np.float64)
+mprotect = ctypes.CDLL(None).mprotect
+mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 @pytest.fixture(params=LEVELS)
@@ -127,6 +130,82 @@ def test_gemm(name, **case):
 def test_gemm_ways(level, m, n, k, trans, dtype):
     check_gemm(level, dtype, m, n, k, trans[0] == "t", trans[1] == "t", alpha=1, beta=1, gap=5,
                nth=2, seed=m + n, add="rc+0", pack="")
+
+
+def check_integer_gemm(level, m, n, k, trans_a, trans_b, beta, gap, nth, seed, add, pack, values=(-128, 128)):
+    """Exact, modulo 2^32."""
+    rng = np.random.default_rng(seed)
+
+    def integers(rows, columns, dtype=np.int8, low=values[0], high=values[1]):
+        return rng.integers(low, high, (rows, columns + gap)).astype(dtype)[:, :columns]
+
+    def wide(*shape):
+        return rng.integers(-2**31, 2**31, shape).astype(np.int32)
+
+    a = integers(k, m) if trans_a else integers(m, k)
+    b = integers(n, k) if trans_b else integers(k, n)
+    c = integers(m, n, np.int32, -2**31, 2**31)
+    outside = c.base[:, n:].copy()
+    expected = (a.T if trans_a else a).astype(np.int64) @ (b.T if trans_b else b) + beta * c.astype(np.int64)
+    epilogue = {}
+    if "r" in add:
+        epilogue["bias_row"] = wide(m)
+        expected += epilogue["bias_row"][:, None]
+    if "c" in add:
+        epilogue["bias_col"] = wide(n)
+        expected += epilogue["bias_col"]
+    if "+" in add:
+        epilogue["residual"] = wide(m, n)
+        expected += epilogue["residual"]
+    expected = expected.astype(np.int32)        # wraps
+    if "0" in add:
+        epilogue["relu"] = True
+        expected = np.maximum(expected, 0)
+    level.gemm(a, b, c, trans_a, trans_b, 1, beta, nth=nth, pack_a="a" in pack, pack_b="b" in pack, **epilogue)
+    np.testing.assert_array_equal(c, expected)
+    np.testing.assert_array_equal(c.base[:, n:], outside)
+
+
+@each_level
+@given(
+    m=sizes, n=sizes, k=st.one_of(sizes, st.integers(1000, 2200)),
+    trans_a=st.booleans(), trans_b=st.booleans(), beta=st.integers(0, 1), gap=st.integers(0, 5),
+    nth=st.integers(1, 3), seed=st.integers(0, 99), add=st.sampled_from(["", "r", "c", "+", "0", "rc+0"]),
+    pack=st.sampled_from(["", "", "a", "b", "ab"]),
+    values=st.sampled_from([(-128, 128), (-128, -127), (127, 128), (0, 1)]),
+)
+def test_integer_gemm(name, **case):
+    check_integer_gemm(dispatch.level(name), **case)
+
+
+@pytest.mark.parametrize("m, n, k", [
+    (1, 700, 301), (700, 1, 303), (3, 200, 530), (130, 130, 131), (150, 300, 2600), (40, 20, 70000),
+    (2, 2, 140000),     # 140000 * 128 * 128 is more than 2^31
+])
+@pytest.mark.parametrize("trans", ["nn", "nt", "tn", "tt"])
+@pytest.mark.parametrize("values", [(-128, 128), (-128, -127)])
+def test_integer_gemm_ways(level, m, n, k, trans, values):
+    for pack in ("", "b"):
+        check_integer_gemm(level, m, n, k, trans[0] == "t", trans[1] == "t", beta=1, gap=5, nth=2, seed=m + n,
+                           add="rc+0", pack=pack, values=values)
+
+
+def test_integer_gemm_reads_no_more(level):
+    """Factors that end with the memory they are in."""
+    page = 4096
+    for m, n, k in [(7, 9, 13), (1, 3, 5), (33, 17, 30)]:
+        for trans_a, trans_b in [(0, 0), (0, 1), (1, 0), (1, 1)]:
+            maps = [mmap.mmap(-1, 2 * page) for _ in range(2)]
+            factors = []
+            for space, size in zip(maps, (m * k, n * k)):
+                memory = np.frombuffer(space, np.int8)
+                memory[page - size:page] = np.arange(size)
+                assert mprotect(memory.ctypes.data + page, page, 0) == 0
+                factors.append(memory[page - size:page])
+            a, b = factors[0].reshape((k, m) if trans_a else (m, k)), factors[1].reshape((n, k) if trans_b else (k, n))
+            c = level.gemm(a, b, np.empty((m, n), np.int32), trans_a, trans_b)
+            expected = (a.T if trans_a else a).astype(np.int32) @ (b.T if trans_b else b)
+            np.testing.assert_array_equal(c, expected)
 
 
 def test_gemm_not_a_number(level):

@@ -129,6 +129,25 @@ def test_fc_follows_its_inputs():
         np.testing.assert_allclose(workspace.FetchBlob("y"), x @ w.T + b, **CLOSE)
 
 
+@given(m=st.integers(0, 40), n=st.integers(0, 70), k=st.one_of(st.integers(0, 20), st.integers(500, 800)),
+       relu=st.booleans(), residual=st.sampled_from([None, "r", "y"]))
+def test_fused(m, n, k, relu, residual):
+    values = {"x": normal(m, k), "w": normal(n, k), "b": normal(n), residual or "r": normal(m, n)}
+    for name, value in values.items():
+        workspace.FeedBlob(name, value)
+    inputs = ["x", "w", "b"] + ([residual] if residual else [])
+    workspace.RunOperatorOnce(core.CreateOperator("FCFused", inputs, ["y"], relu=int(relu)))
+    expected = values["x"].astype(float) @ values["w"].T + values["b"] + (values[residual] if residual else 0)
+    np.testing.assert_allclose(workspace.FetchBlob("y"), np.maximum(expected, 0) if relu else expected,
+                               rtol=1e-5, atol=3e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (4,), (1, 4), (2, 4, 1), ()])
+def test_fused_residual_must_fit(shape):
+    with pytest.raises(RuntimeError, match="the residual must have the shape of Y"):
+        run("FCFused", normal(2, 5), normal(4, 5), normal(4), np.ones(shape, F))
+
+
 BAD_FC = {
     "rows of X and W differ": ((2, 3), (4, 5), (4,)),
     "bias too short": ((2, 3), (4, 3), (3,)),

@@ -209,6 +209,42 @@ def test_fuse_residual(add, swap, bias):
     check(net, arrays(11, w=(3, 3, 3, 3), b=(3,)), ["ConvFused", "Sigmoid"], x=X)
 
 
+@pytest.mark.parametrize("add", ["Sum", "Add", None])
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_fuse_after_fc(add, swap, relu, axis):
+    net = core.Net("net")
+    net.FC(["x", "w", "b"], "y", axis=axis)
+    net.FC(["x", "w2", "b"], "u", axis=axis)
+    net.Sigmoid("u", "u")           # comes after the FC that takes it
+    if add:
+        getattr(net, add)(["u", "y"] if swap else ["y", "u"], "z")
+    if relu:
+        net.Relu("z" if add else "y", "z")
+    net.Proto().external_output.extend(["z" if add or relu else "y"] + ([] if add else ["u"]))
+    k = 90 if axis == 1 else 30
+    values = arrays(12, w=(40, k), w2=(40, k), b=(40,))
+    check(net, values, ["FC", "FCFused" if add or relu else "FC", "Sigmoid"], x=X)
+
+
+def test_chain_of_residual_fcs():
+    net = core.Net("net")
+    net.FC(["data", "w0", "b0"], "x")
+    for i in range(3):
+        net.FC(["x", f"w{i}", f"b{i}"], "y")
+        net.Relu("y", "y")
+        net.FC(["y", f"v{i}", f"b{i}"], "z")
+        net.Add(["x", "z"], "x")
+        net.Relu("x", "x")
+    net.FC(["x", "w0", "b0"], "y")
+    net.Clip("y", "y", max=1.0)     # not into the FC
+    net.Proto().external_output.append("y")
+    values = arrays(13, **{f"{n}{i}": (50,) if n == "b" else (50, 50) for n in "wub" for i in range(3)})
+    values = {n.replace("u", "v"): v / F(7) for n, v in values.items()}
+    check(net, values, ["FCFused"] * 6 + ["FC", "FC", "Clip"], data=arrays(13, x=(5, 50))["x"])
+
+
 def test_two_convolutions_and_their_sum():
     net = core.Net("net")
     for i in "12":

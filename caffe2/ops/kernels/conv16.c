@@ -499,7 +499,7 @@ int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
     const int out = c->out_channels / c->group;
     double reach = 1, pixels = 1;
     for (int i = 0; i < 2; i++) {
-        reach *= (c->out[i] - 1.) * c->stride[i] + (c->kernel[i] - 1.) * c->dilation[i] + 1;
+        reach *= 1. * c->out[i] * c->stride[i] + (c->kernel[i] - 1.) * c->dilation[i];
         pixels *= (double)c->size[i] + c->out[i];
     }
     const int absurd = reach > 65536 + 16 * pixels; /* a border not worth copying */

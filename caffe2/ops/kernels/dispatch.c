@@ -8,6 +8,7 @@
 extern const kernels_t kernels_v1;
 #ifdef HAVE_v3
 extern const kernels_t kernels_v3, kernels_v4;
+static kernels_t without_vnni; /* v4 with the products of int8 of v3 */
 #endif
 
 const kernels_t* kernels_level(const char* level) {
@@ -21,6 +22,14 @@ const kernels_t* kernels_level(const char* level) {
         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl"))
         tables[2] = &kernels_v4;
+    if (tables[2] && !__builtin_cpu_supports("avx512vnni")) {
+        without_vnni = kernels_v4;
+        without_vnni.igemm = kernels_v3.igemm;
+        without_vnni.igemm_op = kernels_v3.igemm_op;
+        without_vnni.igemm_pack_bytes = kernels_v3.igemm_pack_bytes;
+        without_vnni.igemm_pack = kernels_v3.igemm_pack;
+        tables[2] = &without_vnni;
+    }
 #endif
     for (int i = 2; i >= 0; i--)
         if (tables[i] && (!level || !*level || !strcmp(level, tables[i]->name))) return tables[i];

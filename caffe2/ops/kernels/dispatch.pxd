@@ -3,7 +3,7 @@
 kernels.h describes every function.
 """
 
-from libc.stdint cimport uint16_t
+from libc.stdint cimport int8_t, int32_t, uint16_t
 
 cdef extern from "caffe2/ops/kernels/kernels.h":
     ctypedef struct epilogue_t:
@@ -95,6 +95,13 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
                            double alpha, const double* a, long lda, long stride_a,
                            const double* b, long ldb, long stride_b, double beta, double* c,
                            long ldc, long stride_c, int nth) noexcept nogil
+        int (*igemm)(int trans_a, int trans_b, long m, long n, long k, const int8_t* a, long lda,
+                     const int8_t* b, long ldb, int beta, int32_t* c, long ldc,
+                     const epilogue_t* epilogue, int nth) noexcept nogil
+        int (*igemm_op)(long m, long n, long k, const operand_t* a, const operand_t* b, int beta,
+                        int32_t* c, long ldc, const epilogue_t* epilogue, int nth) noexcept nogil
+        size_t (*igemm_pack_bytes)(int which, long n, long k) noexcept nogil
+        int (*igemm_pack)(int which, const operand_t* x, long n, long k, void* dst) noexcept nogil
         void (*sim2col)(const image_t* image, const float* x, float* columns,
                         int nth) noexcept nogil
         void (*dim2col)(const image_t* image, const double* x, double* columns,

@@ -7,6 +7,8 @@ import os
 
 import numpy as np
 
+from libc.stdint cimport int32_t
+
 LEVELS = ("v1", "v3", "v4")
 
 
@@ -134,9 +136,9 @@ cdef class Level:
         """``c = relu(alpha * op(a) @ op(b) + beta * c + bias + residual)`` in place.
 
         Rows must be contiguous; `a` and `b` may be an `Image`. `pack_a` and `pack_b` pack the
-        factor first.
+        factor first. With a `c` of int32, `a` and `b` are of int8 and `alpha` is 1.
         """
-        cdef bint double_ = c.dtype == np.float64
+        cdef bint double_ = c.dtype == np.float64, int_ = c.dtype == np.int32
         cdef epilogue_t e
         cdef operand_t[2] o
         cdef int which, rc
@@ -154,14 +156,16 @@ cdef class Level:
             else:
                 o[which] = operand(x, trans)
             if pack:
-                size = (self.k.dgemm_pack_bytes if double_ else self.k.sgemm_pack_bytes)(
-                    which, n[which], k)
+                size = (self.k.dgemm_pack_bytes if double_ else self.k.igemm_pack_bytes if int_
+                        else self.k.sgemm_pack_bytes)(which, n[which], k)
                 space = np.empty(size + 64, np.uint8)
                 start = -space.ctypes.data % 64
                 panels = space[start:start + size]
                 kept.append(panels)
                 if double_:
                     rc = self.k.dgemm_pack(which, &o[which], n[which], k, <void*> pointer(panels))
+                elif int_:
+                    rc = self.k.igemm_pack(which, &o[which], n[which], k, <void*> pointer(panels))
                 else:
                     rc = self.k.sgemm_pack(which, &o[which], n[which], k, <void*> pointer(panels))
                 if rc:
@@ -178,6 +182,9 @@ cdef class Level:
         with nogil:
             if double_:
                 rc = self.k.dgemm_op(n[0], n[1], k, alpha, &o[0], &o[1], beta, <double*> pc, ldc,
+                                     &e, nth)
+            elif int_:
+                rc = self.k.igemm_op(n[0], n[1], k, &o[0], &o[1], beta != 0, <int32_t*> pc, ldc,
                                      &e, nth)
             else:
                 rc = self.k.sgemm_op(n[0], n[1], k, alpha, &o[0], &o[1], beta, <float*> pc, ldc,

@@ -1,6 +1,8 @@
 #include "kernels.h"
 #include "simd.h"
 
+#include <string.h>
+
 enum { SLOT_A, SLOT_B };
 
 /* Blocks: KC columns of A and rows of B, NC columns of B, bytes of A. */
@@ -84,6 +86,17 @@ static int windows_are_pixels(const image_t* g) {
     return g->batch == 1 || (g->nhwc && g->batch_stride == image_pixels(g) * g->step);
 }
 
+#define ELEMENT REAL
+#define GROUP 1
+#define GROUPS(k) (k)
+#define EXTRA 0
+#define OFFSET 0
+#define MULTIPLY_ADD(sum, a, b) ((sum) + (a) * (b))
+#define MULTIPLY_ADD_V MULTIPLY_ADD
+#define SCALE(alpha, x) ((alpha) * (x))
+#define NEGATIVE(x) ((x) < 0)
+#define V_ALONG(x, n) V_LOAD(x, V_FIRST(MIN(n, LANES)))
+
 #define REAL float
 #define FN_T(x) CAT(x, _f32)
 #define FN(x) CAT(CAT(s, x), ISA)
@@ -121,3 +134,136 @@ static int windows_are_pixels(const image_t* g) {
 #define V_INDEX i64
 #define V_LANES F64_LANES
 #include "gemm_template.h"
+#undef ELEMENT
+#undef GROUP
+#undef GROUPS
+#undef EXTRA
+#undef OFFSET
+#undef MULTIPLY_ADD
+#undef MULTIPLY_ADD_V
+#undef SCALE
+#undef NEGATIVE
+#undef V_ALONG
+#undef REAL
+#undef FN_T
+#undef FN
+#undef V_MASK
+#undef V_FIRST
+#undef V_RANGE
+#undef V_LOAD
+#undef V_STORE
+#undef V_INDEX
+#undef V_LANES
+
+/* int8 to int32, modulo 2^32. With VNNI, groups are four bytes, those of A unsigned: 128 more than
+ * they were. Else they are two values of 16 bits. The table has this level's functions only where
+ * the processor has VNNI too. */
+#if VECTOR_BYTES == 64
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512vnni"))), apply_to = function)
+#else
+#pragma GCC target("avx512vnni")
+#endif
+#define GROUP 4
+#define EXTRA 1
+#define OFFSET 0x80808080
+INLINE u32 dot_groups(u32 sum, u32 a, u32 b) {
+    return (u32)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+}
+INLINE u32 groups_along(const int8_t* x, long n) {
+    return (u32)_mm512_maskz_loadu_epi8(_bzhi_u64(~0ull, MIN(n, 64)), x);
+}
+#else
+#define GROUP 2
+#define EXTRA 0
+#define OFFSET 0
+typedef int16_t i16 __attribute__((vector_size(VECTOR_BYTES)));
+typedef int8_t i8_half __attribute__((vector_size(VECTOR_BYTES / 2)));
+INLINE u32 dot_groups(u32 sum, u32 a, u32 b) {
+#if VECTOR_BYTES == 32
+    return sum + (u32)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return sum + (u32)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+    const i32 low = ((i32)(a << 16) >> 16) * ((i32)(b << 16) >> 16);
+    return sum + (u32)low + (u32)(((i32)a >> 16) * ((i32)b >> 16));
+#endif
+}
+INLINE u32 groups_along(const int8_t* x, long n) {
+    i8_half v = {0};
+    if (n >= (long)sizeof v) memcpy(&v, x, sizeof v);
+    else memcpy(&v, x, n);
+    return (u32)__builtin_convertvector(v, i16);
+}
+#endif
+
+/* A group of each of n columns, of which `rows` rows exist. */
+INLINE u32 groups_across(const int8_t* x, long ld, long n, long rows) {
+    int8_t some[GROUP][F32_LANES];
+    if (n < F32_LANES || rows < GROUP) {
+        memset(some, 0, sizeof some);
+        for (long i = 0; i < MIN(rows, GROUP); i++) memcpy(some[i], x + i * ld, MIN(n, F32_LANES));
+        x = some[0];
+        ld = F32_LANES;
+    }
+#if GROUP == 4
+    const i32 dwords = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i*)x));
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i*)(x + ld)), 1);
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i*)(x + 2 * ld)), 2);
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i*)(x + 3 * ld)), 3);
+    return (u32)_mm512_shuffle_epi8(
+        _mm512_permutexvar_epi32((__m512i)dwords, v),
+        _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400));
+#elif defined(__SSE2__)
+    uint64_t low = 0, high = 0;
+    memcpy(&low, x, F32_LANES);
+    memcpy(&high, x + ld, F32_LANES);
+    const __m128i pairs = _mm_unpacklo_epi8(_mm_cvtsi64_si128(low), _mm_cvtsi64_si128(high));
+#if VECTOR_BYTES == 32
+    return (u32)_mm256_cvtepi8_epi16(pairs);
+#else
+    return (u32)_mm_srai_epi16(_mm_unpacklo_epi8(pairs, pairs), 8);
+#endif
+#else
+    u32 v;
+    for (int i = 0; i < F32_LANES; i++) v[i] = (uint16_t)x[i] | (uint32_t)x[ld + i] << 16;
+    return v;
+#endif
+}
+
+#define REAL uint32_t
+#define ELEMENT int8_t
+#define GROUPS(k) (((k) + GROUP - 1) / GROUP)
+#define MULTIPLY_ADD(sum, a, b) dot_groups(sum, (u32){0} + (a), b)
+#define MULTIPLY_ADD_V dot_groups
+#define SCALE(alpha, x) (x)
+#define NEGATIVE(x) ((i32)(x) < 0)
+#define FN_T(x) CAT(x, _u32)
+#define FN(x) CAT(CAT(i, x), ISA)
+#define V_MASK f32_mask
+#define V_FIRST f32_first
+#define V_LOAD u32_load
+#define V_STORE u32_store
+#define V_ALONG groups_along
+#define V_ACROSS groups_across
+#define V_INDEX i32
+#define V_LANES F32_LANES
+#include "gemm_template.h"
+
+int FN(gemm_op)(long m, long n, long k, const operand_t* a, const operand_t* b, int beta,
+                int32_t* c, long ldc, const epilogue_t* e, int nth) {
+    return FN(multiply)(m, n, k, 1, FN(source)(a, OPERAND_A, k), FN(source)(b, OPERAND_B, k),
+                        beta != 0, (uint32_t*)c, ldc, e, nth);
+}
+
+int FN(gemm)(int trans_a, int trans_b, long m, long n, long k, const int8_t* a, long lda,
+             const int8_t* b, long ldb, int beta, int32_t* c, long ldc, const epilogue_t* e,
+             int nth) {
+    const FN(source_t) sa = {a, lda, !trans_a, 0, 0, k}, sb = {b, ldb, !!trans_b, 0, 0, k};
+    return FN(multiply)(m, n, k, 1, sa, sb, beta != 0, (uint32_t*)c, ldc, e, nth);
+}
+
+#if defined(__clang__) && VECTOR_BYTES == 64
+#pragma clang attribute pop
+#endif

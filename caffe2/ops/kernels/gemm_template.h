@@ -1,4 +1,8 @@
-/* GEMM for one element type; gemm.c includes this once for float and once for double.
+/* GEMM for one element type; gemm.c includes this for float, double and int8 (to int32).
+ *
+ * Factors are of ELEMENT, C is of REAL. GROUP elements that follow each other along K make one REAL
+ * of a packed factor, and MULTIPLY_ADD adds the product of two such groups to a sum. Where EXTRA is
+ * 1, sums start from a first row of each panel of B.
  *
  * Three ways to the same result:
  *   dots     few rows or few columns, both factors contiguous along K: one dot product an entry
@@ -6,7 +10,8 @@
  *            contiguous, else it is copied panel by panel
  *   packed   the rest: A is copied into panels of MR rows, B panel by panel (KC x NR, so that it
  *            stays in the first-level cache), each of which meets all rows at once
- * Images become windows only when a panel is copied. Tiles of C are computed in registers. */
+ * Images become windows only when a panel is copied. Tiles of C are computed in registers. int8 knows
+ * no images, and not the direct way: its groups must be put together first. */
 
 #define V FN_T(v)
 typedef REAL V __attribute__((vector_size(VECTOR_BYTES)));
@@ -35,12 +40,12 @@ __attribute__((noinline)) static void FN(finish)(const FN(finish_t) * f, const R
         const REAL* residual = f->residual ? f->residual + (row + i) * f->ld_residual + col : 0;
         for (long j = 0; j < n; j += LANES) {
             const V_MASK m = V_FIRST(MIN(n - j, LANES));
-            V x = f->alpha * *(const V*)(sums + j);
+            V x = SCALE(f->alpha, *(const V*)(sums + j));
             if (f->beta) x += f->beta * V_LOAD(c + j, m);
             if (f->bias_row) x += bias;
             if (f->bias_col) x += V_LOAD(f->bias_col + col + j, m);
             if (residual) x += V_LOAD(residual + j, m);
-            if (f->relu) x = (V)((V_INDEX)x & ~(V_INDEX)(x < 0));
+            if (f->relu) x = (V)((V_INDEX)x & ~(V_INDEX)NEGATIVE(x));
             V_STORE(c + j, x, m);
         }
     }
@@ -56,7 +61,9 @@ INLINE void FN(tile)(const int rows, const int vectors, const int packed, long k
 #pragma GCC unroll 12
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-        for (int j = 0; j < vectors; j++) sum[i][j] = (V){0};
+        for (int j = 0; j < vectors; j++)
+            sum[i][j] = EXTRA ? *(const V*)(b + j * LANES) : (V){0};
+    if (EXTRA) b += NR;
     const V_MASK last = V_FIRST(n - (vectors - 1) * LANES);
     for (long p = 0; p < k; p++) {
         V bv[4];
@@ -68,7 +75,8 @@ INLINE void FN(tile)(const int rows, const int vectors, const int packed, long k
 #pragma GCC unroll 12
         for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-            for (int j = 0; j < vectors; j++) sum[i][j] += a[packed ? i : i * ars] * bv[j];
+            for (int j = 0; j < vectors; j++)
+                sum[i][j] = MULTIPLY_ADD(sum[i][j], a[packed ? i : i * ars], bv[j]);
         if (packed) __builtin_prefetch(a + rows * 32);
         a += packed ? rows : aks;
         b += packed ? NR : bks;
@@ -81,11 +89,11 @@ INLINE void FN(tile)(const int rows, const int vectors, const int packed, long k
     _Pragma("GCC unroll 12") for (int i = 0; i < rows; i++) \
         _Pragma("GCC unroll 4") for (int j = 0; j < vectors; j++)
 #define AT(x) *(V_ANY*)(x + j * LANES)
-        EACH sum[i][j] *= f->alpha;
+        EACH sum[i][j] = SCALE(f->alpha, sum[i][j]);
         if (f->beta) EACH sum[i][j] += AT(c + i * f->ldc);
         if (f->bias_row) EACH sum[i][j] += f->bias_row[row + i];
         if (f->bias_col) EACH sum[i][j] += AT(f->bias_col + col);
-        if (f->relu) EACH sum[i][j] = (V)((V_INDEX)sum[i][j] & ~(V_INDEX)(sum[i][j] < 0));
+        if (f->relu) EACH sum[i][j] = (V)((V_INDEX)sum[i][j] & ~(V_INDEX)NEGATIVE(sum[i][j]));
         EACH AT(c + i * f->ldc) = sum[i][j];
 #undef EACH
 #undef AT
@@ -121,12 +129,10 @@ typedef void (*FN(direct_t))(long, const REAL*, long, long, const REAL*, long, l
 #define PACKED_2(r) PACKED(r, 1) PACKED(r, 2)
 #define DIRECT_2(r) DIRECT(r, 1) DIRECT(r, 2)
 PACKED_2(1) PACKED_2(2) PACKED_2(3) PACKED_2(4) PACKED_2(5) PACKED_2(6)
-DIRECT_2(1) DIRECT_2(2) DIRECT_2(3) DIRECT_2(4) DIRECT_2(5) DIRECT_2(6) DIRECT(1, 4) DIRECT(2, 4)
 #if VECTOR_BYTES == 64
 #define MR 12
 #define DIRECT_MR 8
 PACKED_2(7) PACKED_2(8) PACKED_2(9) PACKED_2(10) PACKED_2(11) PACKED_2(12)
-DIRECT_2(7) DIRECT_2(8)
 #else
 #define MR 6
 #define DIRECT_MR 6
@@ -140,6 +146,11 @@ static const FN(packed_t) FN(packed_tiles)[MR][2] = {
     ROW(packed, 10), ROW(packed, 11), ROW(packed, 12),
 #endif
 };
+#if GROUP == 1
+DIRECT_2(1) DIRECT_2(2) DIRECT_2(3) DIRECT_2(4) DIRECT_2(5) DIRECT_2(6) DIRECT(1, 4) DIRECT(2, 4)
+#if DIRECT_MR > 6
+DIRECT_2(7) DIRECT_2(8)
+#endif
 static const FN(direct_t) FN(direct_tiles)[DIRECT_MR][2] = {
     ROW(direct, 1), ROW(direct, 2), ROW(direct, 3), ROW(direct, 4), ROW(direct, 5), ROW(direct, 6),
 #if DIRECT_MR > 6
@@ -147,12 +158,14 @@ static const FN(direct_t) FN(direct_tiles)[DIRECT_MR][2] = {
 #endif
 };
 static const FN(direct_t) FN(direct_wide)[2] = {FN(direct_1_4), FN(direct_2_4)};
+#endif
 #undef ROW
 #undef PACKED
 #undef PACKED_2
 #undef DIRECT
 #undef DIRECT_2
 
+#if GROUP == 1
 INLINE void FN(copy)(const REAL* x, long n, REAL* d) {
     for (; n >= LANES; n -= LANES, x += LANES, d += LANES) *(V_ANY*)d = *(const V_ANY*)x;
     if (n > 0) {
@@ -165,21 +178,24 @@ INLINE void FN(zero)(long n, REAL* d) {
     for (; n >= LANES; n -= LANES, d += LANES) *(V_ANY*)d = (V){0};
     if (n > 0) V_STORE(d, (V){0}, V_FIRST(n));
 }
+#endif
 
 /* ---- operands ------------------------------------------------------------------------------ */
 
 /* A matrix stored (or thought of) row by row. Panels are filled along K: where K runs along the
  * rows (`along`), pieces of rows are transposed into the panel, else pieces are copied. */
 typedef struct {
-    const REAL* x;
+    const ELEMENT* x;
     long ld;
     int along;
     int packed;
     const image_t* image;
+    long k; /* K, in elements */
 } FN(source_t);
 
-static FN(source_t) FN(source)(const operand_t* o, int which) {
-    FN(source_t) s = {o->data, o->ld, (which == OPERAND_A) != (o->trans != 0), o->packed, o->image};
+static FN(source_t) FN(source)(const operand_t* o, int which, long k) {
+    FN(source_t)
+    s = {o->data, o->ld, (which == OPERAND_A) != (o->trans != 0), o->packed, o->image, k};
     if (!s.packed && s.image && windows_are_pixels(s.image)) {
         s.ld = s.image->step;
         s.image = 0;
@@ -187,7 +203,9 @@ static FN(source_t) FN(source)(const operand_t* o, int which) {
     return s;
 }
 
+#if GROUP == 1
 #include "image_template.h"
+#endif
 
 /* Turns LANES vectors around: lane j of vector i becomes lane i of vector j. */
 INLINE void FN(transpose)(V* v) {
@@ -238,6 +256,15 @@ INLINE V FN(sums)(V* v) {
     return v[0];
 }
 
+/* LANES pieces of rows, as rows of a panel. */
+INLINE void FN(store_turned)(V* v, long columns, long width, V_MASK store, REAL* d) {
+    FN(transpose)(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        if (i < columns) V_STORE(d + i * width, v[i], store);
+}
+
+#if GROUP == 1
 /* Panel of n <= width rows of A or columns of B, from j0 on: d[k * width + j]. Up to the next
  * multiple of LANES, the rest of the width is filled with zeros. */
 static void FN(pack_panel)(const FN(source_t) * s, long j0, long n, long width, long k0, long kc,
@@ -271,23 +298,48 @@ static void FN(pack_panel)(const FN(source_t) * s, long j0, long n, long width, 
             V v[LANES];
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; i++) v[i] = i < rows ? V_LOAD(x + i * ld + k, load) : (V){0};
-            FN(transpose)(v);
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++)
-                if (i < columns) V_STORE(d + (k + i) * width + j, v[i], store);
+            FN(store_turned)(v, columns, width, store, d + k * width + j);
         }
     }
 }
+#else
+/* The same from elements; k0 and kc count groups. Groups of A are offset, as MULTIPLY_ADD wants
+ * them, and what that adds to the products of a column of B is what its sum starts from. */
+static void FN(pack_panel)(const FN(source_t) * s, long j0, long n, long width, long k0, long kc,
+                           V offset, REAL* d) {
+    const long left = s->k - k0 * GROUP;
+    for (long k = 0; !s->along && k < kc; k++) {
+        const ELEMENT* x = s->x + (k0 + k) * GROUP * s->ld + j0;
+        for (long j = 0; j < n; j += LANES)
+            V_STORE(d + k * width + j,
+                    V_ACROSS(x + j, s->ld, n - j, left - k * GROUP) ^ offset,
+                    V_FIRST(MIN(width - j, LANES)));
+    }
+    for (long j = 0; s->along && j < n; j += LANES) {
+        const ELEMENT* x = s->x + (j0 + j) * s->ld + k0 * GROUP;
+        for (long k = 0; k < kc; k += LANES) {
+            V v[LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++)
+                v[i] = i < n - j ? V_ALONG(x + i * s->ld + k * GROUP, left - k * GROUP) ^ offset
+                                 : (V){0};
+            FN(store_turned)(v, MIN(kc - k, LANES), width, V_FIRST(MIN(width - j, LANES)),
+                             d + k * width + j);
+        }
+    }
+}
+#endif
 
 /* ---- the packed way ------------------------------------------------------------------------ */
 
 /* Packed operands lie K block by K block, in each one panel by panel. */
 typedef struct {
     long n, width, panels, padded; /* padded: entries of a row of K, all panels */
+    long step, extra;              /* rows of a K block, and rows before those */
 } FN(layout_t);
 
-static FN(layout_t) FN(layout)(int which, long n) {
-    FN(layout_t) l = {n, NR, 0, 0};
+static FN(layout_t) FN(layout)(int which, long n, long k) {
+    FN(layout_t) l = {n, NR, 0, 0, k_block(k), which == OPERAND_B ? EXTRA : 0};
     if (which == OPERAND_A) { /* as few panels as possible, as even as possible */
         l.panels = (n + MR - 1) / MR;
         l.width = l.panels ? (n + l.panels - 1) / l.panels : 1;
@@ -299,24 +351,38 @@ static FN(layout_t) FN(layout)(int which, long n) {
 }
 
 INLINE long FN(panel_at)(const FN(layout_t) * l, long panel, long k0, long kc) {
+    if (EXTRA) k0 += k0 / l->step * l->extra, kc += l->extra;
     return l->padded * k0 + panel * l->width * kc;
 }
 
 static void FN(pack_one)(int which, const FN(source_t) * s, const FN(layout_t) * l, long panel,
                          long k0, long kc, REAL* d) {
     const long j = panel * l->width, n = MIN(l->width, l->n - j);
-    FN(pack_panel)(s, j, n, which == OPERAND_A ? n : NR, k0, kc, d);
+    const long width = which == OPERAND_A ? n : NR;
+#if GROUP == 1
+    FN(pack_panel)(s, j, n, width, k0, kc, d);
+#else
+    const V offset = (V){0} + OFFSET;
+    FN(pack_panel)(s, j, n, width, k0, kc, which == OPERAND_A ? offset : (V){0}, d + l->extra * width);
+    for (long i = 0; i < (l->extra ? n : 0); i += LANES) {
+        V sum = {0};
+        for (long p = 1; p <= kc; p++) sum = MULTIPLY_ADD(sum, OFFSET, *(const V*)(d + p * width + i));
+        *(V*)(d + i) = -sum;
+    }
+#endif
 }
 
 size_t FN(gemm_pack_bytes)(int which, long n, long k) {
-    const FN(layout_t) l = FN(layout)(which, n);
-    return (size_t)l.padded * k * sizeof(REAL);
+    k = GROUPS(k);
+    const FN(layout_t) l = FN(layout)(which, n, k);
+    return (size_t)l.padded * (k + (k + l.step - 1) / l.step * l.extra) * sizeof(REAL);
 }
 
 int FN(gemm_pack)(int which, const operand_t* x, long n, long k, void* dst) {
-    const FN(source_t) s = FN(source)(x, which);
-    const FN(layout_t) l = FN(layout)(which, n);
-    const long step = k_block(k);
+    const FN(source_t) s = FN(source)(x, which, k);
+    k = GROUPS(k);
+    const FN(layout_t) l = FN(layout)(which, n, k);
+    const long step = l.step;
     for (long k0 = 0; k0 < k; k0 += step) {
         const long kc = MIN(step, k - k0);
         for (long p = 0; p < l.panels; p++)
@@ -326,7 +392,7 @@ int FN(gemm_pack)(int which, const operand_t* x, long n, long k, void* dst) {
 }
 
 typedef struct {
-    long k;
+    long k; /* in groups */
     REAL alpha, beta;
     FN(source_t) a, b;
     FN(layout_t) rows, columns;
@@ -353,10 +419,10 @@ static FN(finish_t) FN(finish_of)(const FN(product_t) * p, int first, int last) 
 /* Row panels i0..i1 and column panels j0..j1 of C. packed_a holds A from K index a_from on. */
 static int FN(task)(const FN(product_t) * p, const REAL* packed_a, long a_from, long k_end, long i0,
                     long i1, long j0, long j1) {
-    const long step = k_block(p->k);
+    const long step = p->rows.step;
     REAL* panel = 0;
     if (!p->b.packed) {
-        panel = kernels_scratch(SLOT_B, (size_t)NR * step * sizeof(REAL));
+        panel = kernels_scratch(SLOT_B, (size_t)NR * (step + EXTRA) * sizeof(REAL));
         if (!panel) return -1;
     }
     for (long k0 = a_from; k0 < k_end; k0 += step) {
@@ -365,7 +431,7 @@ static int FN(task)(const FN(product_t) * p, const REAL* packed_a, long a_from, 
         for (long j = j0; j < j1; j++) {
             const long col = j * NR, n = MIN(NR, p->columns.n - col);
             const REAL* b;
-            if (p->b.packed) b = p->b.x + FN(panel_at)(&p->columns, j, k0, kc);
+            if (p->b.packed) b = (const REAL*)p->b.x + FN(panel_at)(&p->columns, j, k0, kc);
             else {
                 FN(pack_one)(OPERAND_B, &p->b, &p->columns, j, k0, kc, panel);
                 b = panel;
@@ -381,7 +447,7 @@ static int FN(task)(const FN(product_t) * p, const REAL* packed_a, long a_from, 
 }
 
 static int FN(packed)(FN(product_t) * p, int nth) {
-    const long m = p->rows.n, step = k_block(p->k);
+    const long m = p->rows.n, step = p->rows.step;
     /* A is packed whole, or, where that would be too much, for a range of K at a time. */
     const long most = A_BYTES / (long)sizeof(REAL) / m / step * step;
     const long range = p->a.packed ? p->k : MAX(step, most);
@@ -423,6 +489,7 @@ static int FN(packed)(FN(product_t) * p, int nth) {
 
 /* ---- without packing ----------------------------------------------------------------------- */
 
+#if GROUP == 1
 /* Rows i0..i1, columns j0..j1 of C from A of any strides; B is read where it is if its rows are
  * contiguous, else copied, one panel at a time. */
 static void FN(direct)(const FN(product_t) * p, long i0, long i1, long j0, long j1) {
@@ -457,24 +524,33 @@ static void FN(direct)(const FN(product_t) * p, long i0, long i1, long j0, long 
     } while (k0 < k);
 }
 
+#endif
+
 #define DOT_ROWS MAX(1, LANES / 4)
-INLINE void FN(dot_tile)(const int rows, long k, const REAL* a, long lda, long m, const REAL* b,
-                         long ldb, long n, REAL* sums) {
+INLINE void FN(dot_tile)(const int rows, long k, const ELEMENT* a, long lda, long m,
+                         const ELEMENT* b, long ldb, long n, REAL* sums) {
+    const V offset = (V){0} + OFFSET;
+    V extra[4] = {{0}};
     V v[DOT_ROWS * 4 < LANES ? LANES : DOT_ROWS * 4];
 #pragma GCC unroll 16
     for (int i = 0; i < (int)(sizeof v / sizeof *v); i++) v[i] = (V){0};
-    for (long p = 0; p < k; p += LANES) {
-        const V_MASK mask = V_FIRST(MIN(k - p, LANES));
+    for (long p = 0; p < k; p += LANES * GROUP) {
         V bv[4];
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) bv[j] = V_LOAD(b + MIN(j, n - 1) * ldb + p, mask);
+        for (int j = 0; j < 4; j++) {
+            bv[j] = V_ALONG(b + MIN(j, n - 1) * ldb + p, k - p);
+            if (EXTRA) extra[j] = MULTIPLY_ADD(extra[j], OFFSET, bv[j]);
+        }
 #pragma GCC unroll 4
         for (int i = 0; i < rows; i++) {
-            const V av = V_LOAD(a + MIN(i, m - 1) * lda + p, mask);
+            V av = V_ALONG(a + MIN(i, m - 1) * lda + p, k - p);
+            if (EXTRA) av = (V)((V_INDEX)av ^ (V_INDEX)offset);
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) v[i * 4 + j] += av * bv[j];
+            for (int j = 0; j < 4; j++) v[i * 4 + j] = MULTIPLY_ADD_V(v[i * 4 + j], av, bv[j]);
         }
     }
+#pragma GCC unroll 16
+    for (int i = 0; i < (EXTRA ? rows * 4 : 0); i++) v[i] -= extra[i % 4];
     REAL flat[MAX(LANES, DOT_ROWS * 4)] __attribute__((aligned(64)));
 #pragma GCC unroll 4
     for (int i = 0; i < rows * 4; i += LANES) *(V*)(flat + i) = FN(sums)(v + i);
@@ -485,16 +561,17 @@ INLINE void FN(dot_tile)(const int rows, long k, const REAL* a, long lda, long m
 /* The same where the rows of A and the columns of B are contiguous, and few of one of them. */
 static void FN(dots)(const FN(product_t) * p, long i0, long i1, long j0, long j1) {
     const FN(finish_t) f = FN(finish_of)(p, 1, 1);
+    const long k = p->k ? p->a.k : 0;
     REAL sums[DOT_ROWS * (NR + 4)] __attribute__((aligned(64)));
     for (long col = j0; col < j1; col += NR) {
         const long n = MIN(NR, j1 - col);
         for (long row = i0; row < i1; row += DOT_ROWS) {
             const long r = MIN(DOT_ROWS, i1 - row);
-            const REAL* a = p->a.x + row * p->a.ld;
+            const ELEMENT* a = p->a.x + row * p->a.ld;
             for (long j = 0; j < n; j += 4) {
-                const REAL* b = p->b.x + (col + j) * p->b.ld;
-                if (r == 1) FN(dot_tile)(1, p->k, a, p->a.ld, 1, b, p->b.ld, n - j, sums + j);
-                else FN(dot_tile)(DOT_ROWS, p->k, a, p->a.ld, r, b, p->b.ld, n - j, sums + j);
+                const ELEMENT* b = p->b.x + (col + j) * p->b.ld;
+                if (r == 1) FN(dot_tile)(1, k, a, p->a.ld, 1, b, p->b.ld, n - j, sums + j);
+                else FN(dot_tile)(DOT_ROWS, k, a, p->a.ld, r, b, p->b.ld, n - j, sums + j);
             }
             FN(finish)(&f, sums, r, n, row, col);
         }
@@ -545,30 +622,34 @@ static int FN(multiply)(long m, long n, long k, REAL alpha, FN(source_t) a, FN(s
     }
     if (m == 1 && stored && a.ld == 1) a.along = 1;
     if (n == 1 && stored && b.ld == 1) b.along = 1;
-    FN(product_t) p = {k, alpha, beta, a, b, {m, 0, 0, 0}, {n, 0, 0, 0}, c, ldc, e};
-    const double work = (double)m * n * k;
+    FN(product_t) p = {GROUPS(k), alpha, beta, a, b, {m}, {n}, c, ldc, e};
+    const double work = (double)m * n * p.k;
     nth = work < nth * THREAD_WORK ? MAX(1, (int)(work / THREAD_WORK)) : nth;
-    if (k && stored && a.along && b.along && (m <= 4 || n <= 4)) FN(share)(&p, nth, FN(dots));
+    if ((GROUP > 1 && !k) || (k && stored && a.along && b.along && (m <= 4 || n <= 4)))
+        FN(share)(&p, nth, FN(dots));
+#if GROUP == 1
     else if (!k || (!a.image && !a.packed && !b.packed &&
                     (m <= DIRECT_MR || n <= 4 * NR || work <= SMALL_WORK)))
         FN(share)(&p, nth, FN(direct));
+#endif
     else {
-        p.rows = FN(layout)(OPERAND_A, m);
-        p.columns = FN(layout)(OPERAND_B, n);
+        p.rows = FN(layout)(OPERAND_A, m, p.k);
+        p.columns = FN(layout)(OPERAND_B, n, p.k);
         return FN(packed)(&p, nth);
     }
     return 0;
 }
 
+#if GROUP == 1
 int FN(gemm_op)(long m, long n, long k, REAL alpha, const operand_t* a, const operand_t* b,
                 REAL beta, REAL* c, long ldc, const epilogue_t* e, int nth) {
-    return FN(multiply)(m, n, k, alpha, FN(source)(a, OPERAND_A), FN(source)(b, OPERAND_B), beta, c,
-                        ldc, e, nth);
+    return FN(multiply)(m, n, k, alpha, FN(source)(a, OPERAND_A, k), FN(source)(b, OPERAND_B, k),
+                        beta, c, ldc, e, nth);
 }
 
 int FN(gemm)(int trans_a, int trans_b, long m, long n, long k, REAL alpha, const REAL* a, long lda,
              const REAL* b, long ldb, REAL beta, REAL* c, long ldc, const epilogue_t* e, int nth) {
-    const FN(source_t) sa = {a, lda, !trans_a, 0, 0}, sb = {b, ldb, !!trans_b, 0, 0};
+    const FN(source_t) sa = {a, lda, !trans_a, 0, 0, k}, sb = {b, ldb, !!trans_b, 0, 0, k};
     return FN(multiply)(m, n, k, alpha, sa, sb, beta, c, ldc, e, nth);
 }
 
@@ -587,6 +668,7 @@ int FN(gemm_batch)(long count, int trans_a, int trans_b, long m, long n, long k,
                            together ? nth : 1) != 0;
     return failed ? -1 : 0;
 }
+#endif
 
 #undef V
 #undef V_ANY

@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-/* What GEMM does to C after the product; NULL pointers are left out. T is float or double:
+/* What GEMM does to C after the product; NULL pointers are left out. T is the type of C:
  *   C = relu(alpha * op(A) * op(B) + beta * C + bias_row[i] + bias_col[j] + residual[i, j]) */
 typedef struct {
     const void* bias_row; /* T[M]: one value for each row of C */
@@ -138,6 +138,16 @@ typedef struct kernels_t {
     int (*dgemm_batch)(long count, int trans_a, int trans_b, long m, long n, long k, double alpha,
                        const double* a, long lda, long stride_a, const double* b, long ldb,
                        long stride_b, double beta, double* c, long ldc, long stride_c, int nth);
+
+    /* int8 times int8, all four as above but for alpha, which is 1, and images, which there are not.
+     * C is exact, modulo 2^32; beta is 0 or 1. Operands are packed differently, again. */
+    int (*igemm)(int trans_a, int trans_b, long m, long n, long k, const int8_t* a, long lda,
+                 const int8_t* b, long ldb, int beta, int32_t* c, long ldc,
+                 const epilogue_t* epilogue, int nth);
+    int (*igemm_op)(long m, long n, long k, const operand_t* a, const operand_t* b, int beta,
+                    int32_t* c, long ldc, const epilogue_t* epilogue, int nth);
+    size_t (*igemm_pack_bytes)(int which, long n, long k);
+    int (*igemm_pack)(int which, const operand_t* x, long n, long k, void* dst);
 
     /* columns is the matrix of image windows (image_t.batch images at once): im2col writes it,
      * col2im adds its entries onto the image x, which the caller has filled (with zeros). */

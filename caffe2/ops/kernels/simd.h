@@ -21,6 +21,9 @@
 #define F32_LANES 8
 #define F64_LANES 4
 #else
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 #define VECTOR_BYTES 16
 #define F32_LANES 4
 #define F64_LANES 2
@@ -30,6 +33,8 @@ typedef float f32 __attribute__((vector_size(VECTOR_BYTES)));
 typedef float f32_u __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
 typedef int32_t i32 __attribute__((vector_size(VECTOR_BYTES)));
 typedef int32_t i32_u __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
+typedef uint32_t u32 __attribute__((vector_size(VECTOR_BYTES)));
+typedef uint32_t u32_u __attribute__((vector_size(VECTOR_BYTES), aligned(4), may_alias));
 typedef double f64 __attribute__((vector_size(VECTOR_BYTES)));
 typedef double f64_u __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
 typedef int64_t i64 __attribute__((vector_size(VECTOR_BYTES)));
@@ -75,8 +80,12 @@ INLINE f32_mask f32_range(long from, long to) { return (f32_mask)((1u << to) - (
 INLINE f64_mask f64_range(long from, long to) { return (f64_mask)((1u << to) - (1u << from)); }
 INLINE f32 f32_load(const float* p, f32_mask m) { return (f32)_mm512_maskz_loadu_ps(m, p); }
 INLINE f64 f64_load(const double* p, f64_mask m) { return (f64)_mm512_maskz_loadu_pd(m, p); }
+INLINE u32 u32_load(const uint32_t* p, f32_mask m) { return (u32)_mm512_maskz_loadu_epi32(m, p); }
 INLINE void f32_store(float* p, f32 x, f32_mask m) { _mm512_mask_storeu_ps(p, m, (__m512)x); }
 INLINE void f64_store(double* p, f64 x, f64_mask m) { _mm512_mask_storeu_pd(p, m, (__m512d)x); }
+INLINE void u32_store(uint32_t* p, u32 x, f32_mask m) {
+    _mm512_mask_storeu_epi32(p, m, (__m512i)x);
+}
 
 #elif VECTOR_BYTES == 32
 
@@ -100,13 +109,20 @@ INLINE f64_mask f64_range(long from, long to) {
 }
 INLINE f32 f32_load(const float* p, f32_mask m) { return (f32)_mm256_maskload_ps(p, m); }
 INLINE f64 f64_load(const double* p, f64_mask m) { return (f64)_mm256_maskload_pd(p, m); }
+INLINE u32 u32_load(const uint32_t* p, f32_mask m) {
+    return (u32)_mm256_maskload_epi32((const int*)p, m);
+}
 INLINE void f32_store(float* p, f32 x, f32_mask m) { _mm256_maskstore_ps(p, m, (__m256)x); }
 INLINE void f64_store(double* p, f64 x, f64_mask m) { _mm256_maskstore_pd(p, m, (__m256d)x); }
+INLINE void u32_store(uint32_t* p, u32 x, f32_mask m) {
+    _mm256_maskstore_epi32((int*)p, m, (__m256i)x);
+}
 
 #else
 
 typedef long f32_mask;
 typedef long f64_mask;
+typedef f32_mask u32_mask;
 INLINE f32_mask f32_first(long n) { return n; }
 INLINE f64_mask f64_first(long n) { return n; }
 #define PARTIAL(T, S)                                                     \
@@ -125,6 +141,7 @@ INLINE f64_mask f64_first(long n) { return n; }
     }
 PARTIAL(f32, float)
 PARTIAL(f64, double)
+PARTIAL(u32, uint32_t)
 #undef PARTIAL
 
 #endif

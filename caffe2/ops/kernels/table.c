@@ -7,7 +7,7 @@
 #define GEMM(F) \
     F(sgemm) F(dgemm) F(sgemm_op) F(dgemm_op) F(sgemm_pack_bytes) F(sgemm_pack) \
     F(dgemm_pack_bytes) F(dgemm_pack) F(sgemm_batch) F(dgemm_batch) F(sim2col) F(dim2col) \
-    F(scol2im) F(dcol2im) F(depthwise) F(depthwise_filter) F(depthwise_image)
+    F(igemm) F(igemm_op) F(igemm_pack_bytes) F(igemm_pack) F(scol2im) F(dcol2im) F(depthwise) F(depthwise_filter) F(depthwise_image)
 #define VECTOR(F) \
     F(vexp) F(vlog) F(vtanh) F(vsigmoid) F(verf) F(softmax_rows) F(vrelu) F(vrelu_grad) \
     F(vsigmoid_grad) F(vtanh_grad) F(vaxpy) F(vaxpby) F(vscale) F(vadd) F(vsub) F(vmul) F(vdiv) \
