@@ -18,6 +18,8 @@ cdef class Operator:
     # emits where all that read the operator's first output take blocked ones, so that it may be written so.
     cdef bint blocked
     cdef bint emits
+    # Set by operators of a GPU: layouts up to this one are taken as they are.
+    cdef int takes
     cdef object __weakref__
 
     # Compute. Called without the GIL; the default takes it and calls execute().
