@@ -73,10 +73,13 @@ def read_database(path, db_type):
     return np.stack(images), np.array(labels)
 
 
-def add_input(model, path, db_type, batch_size):
-    """Read a batch, with pixels scaled to the range from 0 to 1."""
-    pixels, label = model.TensorProtosDBInput(
-        [], ["pixels", "label"], batch_size=batch_size, db=str(path), db_type=db_type)
+def add_input(model, path, db_type, batch_size, device):
+    """Read a batch, on the CPU, and scale its pixels to the range from 0 to 1, on the device."""
+    with core.DeviceScope(core.DeviceOption(caffe2_pb2.CPU)):
+        pixels, label = model.TensorProtosDBInput(
+            [], ["pixels", "label"], batch_size=batch_size, db=str(path), db_type=db_type)
+    if device.device_type != caffe2_pb2.CPU:
+        pixels, label = [model.net.CopyCPUToGPU(b, f"{b}_copy") for b in (pixels, label)]
     data = model.net.Cast(pixels, "data", to=core.DataType.FLOAT)
     data = model.net.Scale(data, data, scale=1 / 16)
     return model.net.StopGradient(data, data), label
@@ -118,17 +121,19 @@ def progress(step, steps, text):
 
 def train(args):
     """Train, and return loss and held-out accuracy of each epoch."""
-    train_model = model_helper.ModelHelper(name="train")
-    data, label = add_input(train_model, args.train_db, args.db_type, args.batch_size)
-    softmax = add_lenet(train_model, data)
-    brew.accuracy(train_model, [softmax, label], "accuracy")
     per_epoch = args.images // args.batch_size
     steps = args.epochs * per_epoch
-    add_training(train_model, softmax, label, steps)
+    device = core.DeviceOption(getattr(caffe2_pb2, args.device.upper()))
+    with core.DeviceScope(device):
+        train_model = model_helper.ModelHelper(name="train")
+        data, label = add_input(train_model, args.train_db, args.db_type, args.batch_size, device)
+        softmax = add_lenet(train_model, data)
+        brew.accuracy(train_model, [softmax, label], "accuracy")
+        add_training(train_model, softmax, label, steps)
 
-    test_model = model_helper.ModelHelper(name="test", init_params=False)
-    data, label = add_input(test_model, args.test_db, args.db_type, TEST_BATCH)
-    brew.accuracy(test_model, [add_lenet(test_model, data), label], "test_accuracy")
+        test_model = model_helper.ModelHelper(name="test", init_params=False)
+        data, label = add_input(test_model, args.test_db, args.db_type, TEST_BATCH, device)
+        brew.accuracy(test_model, [add_lenet(test_model, data), label], "test_accuracy")
 
     train_model.param_init_net.set_rand_seed(args.seed)
     for model in (train_model, test_model):
@@ -216,6 +221,8 @@ def parse(arguments=None):
                         help="images a step (default %(default)s)")
     parser.add_argument("--net-type", default="simple",
                         help="executor: simple, dag, async_scheduling ... (default %(default)s)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu",
+                        help="where the nets run; reading stays on the CPU (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1,
                         help="of the first parameters (default %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("examples/output"),

@@ -40,7 +40,7 @@ def test_short_run(tmp_path, db_type, net_type):
 
 def test_help():
     text = " ".join(run("--help").stdout.split())
-    for flag in ("--db-type", "--epochs", "--batch-size", "--net-type", "--seed", "--output"):
+    for flag in ("--db-type", "--epochs", "--batch-size", "--net-type", "--device", "--seed", "--output"):
         assert re.search(rf"{flag} \S+ \S.*?\(default \S+\)", text), flag
 
 

@@ -6,5 +6,6 @@ cdef class Blob:
     cdef object value
     cdef readonly str name
 
+    cdef int feed_tensor(self, value, device_option) except -1
     cdef object get(self)
     cdef int set(self, object value) except -1

@@ -6,7 +6,8 @@ import numpy as np
 from caffe2._core.serialization import deserialize, serialize
 
 from caffe2._core.tensor cimport (
-    UNDEFINED, Tensor, clear, dtype_name, from_numpy, itemsize, make_plain, put_rows, shape_of, share, swap, to_numpy,
+    DEVICE, UNDEFINED, Tensor, clear, dtype_name, from_numpy, itemsize, make_plain, put_rows, shape_of, share, swap,
+    to_numpy,
 )
 
 
@@ -64,7 +65,8 @@ cdef class Blob:
     def writable(self):
         """The blob's tensor, which may be empty still, to be written."""
         cdef Tensor t = Tensor.__new__(Tensor)
-        make_plain(&self.t)
+        if self.t.layout != DEVICE:
+            make_plain(&self.t)
         t.t = &self.t
         t.blob = self
         return t
@@ -91,9 +93,24 @@ cdef class Blob:
         return to_numpy(&self.t, True)
 
     def feed(self, value, device_option=None):
-        """Copy an array (or anything numpy understands) in; text is kept as bytes."""
+        """Copy an array (or anything numpy understands) in; text is kept as bytes.
+
+        device_option : DeviceOption, or one serialized
+            Whose memory is to hold it. Arrays of other CUDA libraries are understood there.
+        """
+        if device_option and not isinstance(value, (str, bytes)) and not hasattr(value, "__feed__"):
+            if isinstance(device_option, bytes):
+                from caffe2.proto import caffe2_pb2
+
+                device_option = caffe2_pb2.DeviceOption.FromString(device_option)
+            if device_option.device_type:
+                if not hasattr(value, "__dlpack__") and not hasattr(value, "__cuda_array_interface__"):
+                    value = np.asarray(value)
+                if not isinstance(value, np.ndarray) or value.dtype.kind not in "OSU":  # text stays with the CPU
+                    self.feed_tensor(value, device_option)
+                    return
         if isinstance(value, Tensor):
-            value = value.data
+            value = value.fetch()
         if isinstance(value, (str, bytes)):
             self.set(value.encode() if isinstance(value, str) else value)
             return
@@ -113,20 +130,30 @@ cdef class Blob:
         """Exchange shape and memory with a tensor."""
         swap(&self.t, other.t)
 
+    cdef int feed_tensor(self, value, device_option) except -1:
+        cdef Tensor t = Tensor.__new__(Tensor)
+        t.feed(value, device_option)
+        share(&self.t, t.t)
+        self.value = None
+        return 0
+
     def reset(self):
         """Empty the blob."""
         self.set(None)
 
     def serialize(self, name=None):
         """The blob's contents as a serialized BlobProto (bytes)."""
-        return serialize(self.content, self.name if name is None else name)
+        content = self.content
+        if self.t.layout == DEVICE:
+            content = Tensor(self.fetch())
+        return serialize(content, self.name if name is None else name)
 
     def deserialize(self, data):
         """Become what a serialized BlobProto holds; untouched where that is corrupt.
 
         One chunk of a tensor of the shape and type held here replaces those elements alone.
         """
-        self.content = deserialize(data, self.tensor() if self.is_tensor else None)
+        self.content = deserialize(data, self.tensor() if self.is_tensor and self.t.layout != DEVICE else None)
 
     def describe(self):
         """Name, shape and type in a few words, for messages."""

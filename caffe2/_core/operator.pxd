@@ -20,6 +20,8 @@ cdef class Operator:
     cdef bint emits
     # Set in setup() by operators that add to the first output what others have begun.
     cdef bint joins
+    # Set by operators of a GPU: layouts up to this one are taken as they are.
+    cdef int takes
     cdef object __weakref__
 
     # Compute. Called without the GIL; the default takes it and calls execute().

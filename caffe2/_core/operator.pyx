@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 
 from caffe2._core.blob cimport Blob
-from caffe2._core.tensor cimport PLAIN, UNDEFINED, dtype_name, from_numpy, make_plain, tensor_t, to_numpy
+from caffe2._core.tensor cimport UNDEFINED, dtype_name, from_numpy, make_plain, tensor_t, to_numpy
 from caffe2._core.workspace cimport Workspace
 
 from caffe2._core import registry
@@ -32,6 +32,9 @@ cdef class Operator:
     def __dealloc__(self):
         free(self.x)
         free(self._scratch)
+
+    def prepare(self):
+        """For base classes of a device's operators: called before `setup`."""
 
     def setup(self):
         """Parse arguments; called once, when inputs and outputs are bound."""
@@ -159,11 +162,10 @@ cdef class Operator:
 
 
 cdef int _run(Operator op) except -1 nogil:
-    cdef int i
-    if not op.blocked:
-        for i in range(op.num_inputs):
-            if op.x[i].layout != PLAIN:
-                make_plain(op.x[i])
+    cdef int i, takes = op.takes | op.blocked
+    for i in range(op.num_inputs):
+        if op.x[i].layout > takes:
+            make_plain(op.x[i])
     return op.run()
 
 
@@ -238,6 +240,7 @@ def create_operator(definition, Workspace workspace, str net_name="", list creat
                 blob = workspace.create(name)
             op.outputs.append(blob)
             op.y[i] = &blob.t
+        op.prepare()
         op.setup()
         return op
     except Exception as e:

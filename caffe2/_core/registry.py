@@ -1,5 +1,6 @@
 """(operator type, device, engine) -> class, with the schema and the gradient of the type beside it."""
 import difflib
+import threading
 
 from caffe2._core import gradient as _gradient
 from caffe2._core.schema import OpSchema
@@ -7,6 +8,8 @@ from caffe2._core.schema import OpSchema
 CPU, CUDA = 0, 1
 _DEVICE_NAMES = {CPU: "CPU", CUDA: "CUDA"}
 _classes = {}                   # (type, device, engine) -> class
+_loaders = {}                   # device -> function that registers its operators, called once, when first needed
+_loading = threading.RLock()
 _device_preference = {}         # device -> engines, in order
 _op_preference = {}             # type -> {device: engines}
 
@@ -19,7 +22,7 @@ def register(type, cls, inputs, outputs, *, gradient=None, engine="", device=CPU
     type : str
         Its name in an OperatorDef.
     cls : type
-        Subclass of `Operator`.
+        Subclass of `Operator`; None where `register_class` gives it later.
     inputs, outputs : int or (int, int or None)
         How many it takes and gives; None for no limit.
     gradient : callable, optional
@@ -45,6 +48,11 @@ def register_class(type, cls, *, engine="", device=CPU):
     _classes[type, device, engine] = cls
 
 
+def load_later(device, load):
+    """Have a function called when an operator is first looked for on a device: it registers those of that device."""
+    _loaders[device] = load
+
+
 def find(type, device=CPU, engine=""):
     """The class for an operator: its own engine (or comma-separated engines), the preferred ones, then the default.
 
@@ -53,6 +61,11 @@ def find(type, device=CPU, engine=""):
     RuntimeError
         If nothing is registered; the message offers names that are close.
     """
+    if device in _loaders:
+        with _loading:
+            if device in _loaders:
+                _loaders[device]()
+                del _loaders[device]
     engines = engine.split(",") if engine else []
     engines += _op_preference.get(type, {}).get(device, ())
     engines += _device_preference.get(device, ())
@@ -62,7 +75,8 @@ def find(type, device=CPU, engine=""):
             return cls
     if type in OpSchema._all:
         where = _DEVICE_NAMES.get(device, f"device type {device}")
-        raise RuntimeError(f"operator {type} has no implementation for {where}")
+        raise RuntimeError(f"operator {type} has no implementation for {where}; give it another device_option, and "
+                           "copy its tensors (core.InjectCrossDeviceCopies)")
     close = nearby(type)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise RuntimeError(f"no operator is named {type!r}{hint}")

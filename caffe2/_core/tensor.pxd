@@ -23,6 +23,8 @@ cdef enum Layout:
     PLAIN = 0
     # (N, C, H, W) floats as [N][C / 16, rounded up][H][W][16]; channels that are only padding hold zeros.
     BLOCKED = 1
+    # In the memory of a GPU, plain: data is no address of this processor's. Only operators of that device meet these.
+    DEVICE = 2
 
 cdef struct storage_t:
     void* data
@@ -30,6 +32,7 @@ cdef struct storage_t:
     int64_t strings             # string slots owned (bytes objects or NULL), 0 for numbers
     int refs
     void* owner                 # PyObject that lent the memory, or NULL
+    void* stream                # of device memory: the stream (PyObject, borrowed) that used it last
 
 cdef struct tensor_t:
     void* data
@@ -57,6 +60,11 @@ cdef int resize_blocked(tensor_t* t, const int64_t* shape) except -1 nogil
 cdef int64_t blocked_size(const int64_t* shape) noexcept nogil         # elements, padding included
 # Make a blocked tensor plain, where it stands.
 cdef int make_plain(tensor_t* t) except -1 nogil
+# Become a tensor of that shape in memory that `owner` lends, of a device where device_id is not -1.
+cdef int lend(tensor_t* t, int ndim, const int64_t* shape, int dtype, void* data, size_t capacity, object owner,
+              int device_id) except -1
+# Whether t has room on that device for a tensor of this shape; where it has, it becomes one.
+cdef bint resize_on_device(tensor_t* t, int ndim, const int64_t* shape, int dtype, int device_id) except -1
 # Change the shape alone; the number of elements must stay.
 cdef int reshape(tensor_t* t, int ndim, const int64_t* shape) except -1 nogil
 cdef int copy(tensor_t* to, const tensor_t* source) except -1 nogil
@@ -85,6 +93,9 @@ cdef bytes get_string(const tensor_t* t, int64_t i)
 cdef int set_string(tensor_t* t, int64_t i, bytes value) except -1
 cdef str dtype_name(int dtype)
 cdef tuple shape_of(const tensor_t* t)
+cdef int dimensions(object dims, int64_t* shape) except -1              # how many there are
+cdef int64_t count(int ndim, const int64_t* shape, int dtype) except -1 nogil      # elements; raises where impossible
+cdef int dtype_of(object dtype) except -1                               # of a numpy dtype
 
 cdef class Tensor:
     cdef tensor_t* t            # its own, or that of the blob it stands for

@@ -60,6 +60,16 @@ cdef tuple shape_of(const tensor_t* t):
     return tuple([t.shape[i] for i in range(t.ndim)])
 
 
+# Of CUDA tensors, which exist once caffe2._core.cuda is imported.
+_cuda = None
+
+
+def set_cuda(module):
+    """Say who knows how to read device memory."""
+    global _cuda
+    _cuda = module
+
+
 # ---------------------------------------------------------------- storage
 
 cdef void release(storage_t* s) noexcept nogil:
@@ -138,7 +148,8 @@ cdef int resize(tensor_t* t, int ndim, const int64_t* shape, int dtype) except -
     n = count(ndim, shape, dtype)
     nbytes = n * itemsize(dtype)
     # data differs from the storage's start only in a view into somebody else's memory
-    if s == NULL or (s.strings != 0) != (dtype == STRING) or s.data != t.data or s.capacity < nbytes:
+    if s == NULL or t.layout == DEVICE or (s.strings != 0) != (dtype == STRING) or s.data != t.data or (
+            s.capacity < nbytes):
         s = allocate(nbytes, dtype == STRING)
         old = t.storage
     lock_storage()
@@ -150,10 +161,56 @@ cdef int resize(tensor_t* t, int ndim, const int64_t* shape, int dtype) except -
     t.size = n
     t.dtype = dtype
     t.layout = PLAIN
+    t.device_type = t.device_id = 0
     t.version += 1
     unlock_storage()
     release(old)
     return 0
+
+
+cdef int lend(tensor_t* t, int ndim, const int64_t* shape, int dtype, void* data, size_t capacity, object owner,
+              int device_id) except -1:
+    cdef int i
+    cdef int64_t n = count(ndim, shape, dtype)
+    cdef storage_t* old = t.storage
+    cdef storage_t* s = <storage_t*>calloc(1, sizeof(storage_t))
+    if s == NULL:
+        raise MemoryError
+    s.data = data
+    s.capacity = capacity
+    s.refs = 1
+    Py_INCREF(owner)
+    s.owner = <void*>owner
+    lock_storage()
+    t.storage = s
+    t.data = data
+    t.ndim = ndim
+    for i in range(ndim):
+        t.shape[i] = shape[i]
+    t.size = n
+    t.dtype = dtype
+    t.layout = DEVICE if device_id >= 0 else PLAIN
+    t.device_type = device_id >= 0
+    t.device_id = max(device_id, 0)
+    t.version += 1
+    unlock_storage()
+    release(old)
+    return 0
+
+
+cdef bint resize_on_device(tensor_t* t, int ndim, const int64_t* shape, int dtype, int device_id) except -1:
+    cdef int i
+    cdef int64_t n = count(ndim, shape, dtype)
+    cdef storage_t* s = t.storage
+    if t.layout != DEVICE or t.device_id != device_id or s.data != t.data or s.capacity < n * itemsize(dtype):
+        return False
+    t.ndim = ndim
+    for i in range(ndim):
+        t.shape[i] = shape[i]
+    t.size = n
+    t.dtype = dtype
+    t.version += 1
+    return True
 
 
 cdef int64_t blocked_size(const int64_t* shape) noexcept nogil:
@@ -191,6 +248,11 @@ cdef int make_plain(tensor_t* t) except -1 nogil:
     cdef int64_t n, c, p, q, lane, channels, blocks, pixels
     if t.layout == PLAIN:
         return 0
+    if t.layout == DEVICE:
+        with gil:
+            raise RuntimeError(
+                f"a tensor {shape_of(t)} is in the memory of CUDA device {t.device_id}, where the CPU cannot read it: "
+                "run the operator there (device_option), or copy the tensor first (CopyGPUToCPU, EnsureCPUOutput)")
     memset(&blocked, 0, sizeof(tensor_t))
     memset(&plain, 0, sizeof(tensor_t))
     hold(&blocked, t)
@@ -337,6 +399,7 @@ cdef void clear(tensor_t* t) noexcept nogil:
     t.data = NULL
     t.dtype = UNDEFINED
     t.layout = PLAIN
+    t.device_type = t.device_id = 0
     t.ndim = 0
     t.size = 0
     t.version += 1
@@ -404,6 +467,8 @@ cdef object to_numpy(const tensor_t* t, bint view):
         share(owner.t, t)
     else:
         hold(owner.t, t)    # stays as it is now, whatever else runs
+        if owner.t.layout == DEVICE:
+            return _cuda.fetch(owner)
         make_plain(owner.t)
     t = owner.t
     if t.dtype == UNDEFINED:
@@ -434,6 +499,13 @@ cdef bytes to_bytes(object value):
     if isinstance(value, str):
         return value.encode()
     raise TypeError(f"a string tensor holds str or bytes, not {type(value).__name__}")
+
+
+cdef int dtype_of(object dtype) except -1:
+    result = _DTYPES.get(np.dtype(dtype), UNDEFINED)
+    if result == UNDEFINED:
+        raise TypeError(f"no tensor can hold numpy dtype {dtype}")
+    return result
 
 
 cdef int from_numpy(tensor_t* t, object array) except -1:
@@ -517,7 +589,7 @@ cdef void _dl_capsule_delete(PyObject* capsule) noexcept:
         m.deleter(m)
 
 
-cdef int dimensions(dims, int64_t* shape) except -1:
+cdef int dimensions(object dims, int64_t* shape) except -1:
     """Copy dimensions into an array of MAX_DIMS; returns how many there are."""
     cdef int i
     if len(dims) > MAX_DIMS:
@@ -599,6 +671,11 @@ cdef class Tensor:
 
     def feed(self, values, device_option=None):
         """Copy values in; shape and dtype become theirs."""
+        if device_option is not None and device_option.device_type:
+            from caffe2._core import cuda
+
+            cuda.feed(self, values, device_option.device_id)
+            return
         from_numpy(self.t, values if isinstance(values, np.ndarray) else np.asarray(values))
 
     def init(self, dims, int data_type):
@@ -615,7 +692,8 @@ cdef class Tensor:
         cdef int64_t[MAX_DIMS] shape
         cdef int ndim = dimensions(dims, shape)
         if self.t.dtype != UNDEFINED and count(ndim, shape, self.t.dtype) == self.t.size:
-            make_plain(self.t)
+            if self.t.layout != DEVICE:
+                make_plain(self.t)
             reshape(self.t, ndim, shape)
         else:
             self.init(dims, self.t.dtype or FLOAT)
@@ -623,7 +701,7 @@ cdef class Tensor:
     _reshape = reshape
 
     def __array__(self, dtype=None, copy=None):
-        a = to_numpy(self.t, not copy)
+        a = to_numpy(self.t, not copy and self.t.layout != DEVICE)
         return a if dtype is None else a.astype(dtype, copy=False)
 
     def __len__(self):
@@ -663,8 +741,17 @@ cdef class Tensor:
     def __releasebuffer__(self, Py_buffer* buffer):
         pass
 
+    @property
+    def __cuda_array_interface__(self):
+        if self.t.layout != DEVICE:
+            raise AttributeError("the tensor is not in device memory")
+        source = Tensor.__new__(Tensor)     # whoever reads the memory keeps it
+        share((<Tensor>source).t, self.t)
+        return {"shape": self.shape, "typestr": self.dtype.str, "data": (<size_t>self.t.data, False), "version": 3,
+                "strides": None, "stream": _cuda.stream_of(self), "owner": source}
+
     def __dlpack_device__(self):
-        return 1, 0
+        return 2 if self.t.layout == DEVICE else 1, self.t.device_id
 
     def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
         cdef DLManagedTensor* m
@@ -672,10 +759,15 @@ cdef class Tensor:
         cdef Tensor source = self
         if self.t.dtype in (UNDEFINED, STRING):
             raise BufferError(f"DLPack has no type for {dtype_name(self.t.dtype)}")
-        if copy:
-            source = Tensor(self.data)
+        if copy or dl_device not in (None, self.__dlpack_device__()):
+            if dl_device not in (None, (1, 0)) or self.t.layout == DEVICE and dl_device is None:
+                raise BufferError(f"a tensor on {self.__dlpack_device__()} cannot be copied to {dl_device} here")
+            source = Tensor(self.fetch())
         else:
-            make_plain(self.t)
+            if self.t.layout == DEVICE:
+                _cuda.hand_over(self, stream)
+            else:
+                make_plain(self.t)
             source = Tensor.__new__(Tensor)     # a header of its own: the blob may be resized later
             share(source.t, self.t)
         if self.t.dtype in (FLOAT, DOUBLE, FLOAT16):
@@ -688,8 +780,8 @@ cdef class Tensor:
         if m == NULL:
             raise MemoryError
         m.dl_tensor.data = source.t.data
-        m.dl_tensor.device.device_type = 1
-        m.dl_tensor.device.device_id = 0
+        m.dl_tensor.device.device_type = 2 if source.t.layout == DEVICE else 1
+        m.dl_tensor.device.device_id = source.t.device_id
         m.dl_tensor.ndim = source.t.ndim
         m.dl_tensor.dtype.code = code
         m.dl_tensor.dtype.bits = <unsigned char>(8 * itemsize(source.t.dtype))
@@ -701,3 +793,23 @@ cdef class Tensor:
         Py_INCREF(source)
         m.manager_ctx = <void*>source
         return PyCapsule_New(m, b"dltensor", _dl_capsule_delete)
+
+
+def from_dlpack(capsule):
+    """A tensor that shares the device memory of a DLPack capsule, which goes on owning it."""
+    cdef DLTensor* d = &(<DLManagedTensor*>PyCapsule_GetPointer(<PyObject*>capsule, b"dltensor")).dl_tensor
+    cdef Tensor result = Tensor.__new__(Tensor)
+    cdef int64_t expected = 1
+    cdef int i
+    kinds = {0: "i", 1: "u", 2: "f", 6: "b"}
+    if d.device.device_type != 2:
+        raise ValueError("the array is not in device memory")
+    if d.dtype.lanes != 1 or d.dtype.code not in kinds or d.ndim > MAX_DIMS:
+        raise TypeError("no tensor can hold such an array")
+    for i in reversed(range(d.ndim)):
+        if d.strides != NULL and d.shape[i] != 1 and d.strides[i] != expected:
+            raise ValueError("a tensor is contiguous in memory; copy the array into such memory first")
+        expected *= d.shape[i]
+    lend(result.t, d.ndim, d.shape, dtype_of(f"{kinds[d.dtype.code]}{d.dtype.bits // 8}"),
+         <char*>d.data + d.byte_offset, 0, capsule, d.device.device_id)
+    return result

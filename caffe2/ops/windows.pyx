@@ -293,3 +293,45 @@ def infer(args, x, channels=None, transposed=False):
         w.fit(x.ndim, shape)
         window_shape(&w.c, channels, shape)
     return TensorInfo([shape[i] for i in range(x.ndim)])
+
+
+def geometry(args, shape=None, channels=None):
+    """What the windows of some arguments are, and where they lie in images of a shape.
+
+    Parameters
+    ----------
+    args : Args
+    shape : tuple of int, optional
+        Of the images; for a transposed convolution, of what is to become images with that many `channels`.
+
+    Returns
+    -------
+    dict
+        `kernel`, `stride`, `dilation`, `pad`, `tail`: three values each, images of fewer axes have ones in front;
+        `nhwc`, `group`. With a shape, also `ndim`, `batch`, `channels`, `size`, `out` and `shape`, of what comes out.
+    """
+    cdef int64_t[5] dims
+    cdef int i
+    cdef Windows w = Windows(args)
+    if shape is not None:
+        if not 3 <= len(shape) <= 5:
+            raise ValueError(f"images must have 3 to 5 dimensions, but have {len(shape)}")
+        for i in range(len(shape)):
+            dims[i] = shape[i]
+        if channels is None:
+            w.fit(len(shape), dims)
+            window_shape(&w.c, w.c.channels, dims)
+        else:
+            w.fit_transposed(len(shape), dims, channels)
+            image_shape(&w.c, channels, dims)
+    result = {
+        "kernel": [w.c.image.kernel[i] for i in range(3)], "stride": [w.c.image.stride[i] for i in range(3)],
+        "dilation": [w.c.image.dilation[i] for i in range(3)], "nhwc": bool(w.c.image.nhwc), "group": w.c.group,
+        "pad": [w.c.given_pad[i] for i in range(3)], "tail": [w.c.given_tail[i] for i in range(3)],
+    }
+    if shape is not None:
+        result.update(
+            pad=[w.c.image.pad[i] for i in range(3)], tail=[w.c.tail[i] for i in range(3)], ndim=w.c.ndim,
+            batch=w.c.batch, channels=w.c.channels, size=[w.c.image.size[i] for i in range(3)],
+            out=[w.c.image.out[i] for i in range(3)], shape=[dims[i] for i in range(len(shape))])
+    return result

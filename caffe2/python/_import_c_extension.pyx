@@ -41,9 +41,7 @@ __all__ = [
 
 TensorCPU = Tensor
 
-has_cuda_support = False
 has_hip_support = False
-has_gpu_support = False
 has_mkldnn = False
 has_fbgemm = False
 is_asan = False
@@ -51,6 +49,15 @@ use_mkldnn = False
 use_rocm = False
 use_trt = False
 define_caffe2_no_operator_schema = False
+
+
+def __getattr__(name):
+    # asks the driver, so not before somebody wants to know
+    if name in ("has_cuda_support", "has_gpu_support"):
+        from caffe2._core import cuda
+
+        return cuda.unavailable() is None
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _parse(message, data):
@@ -450,7 +457,7 @@ def get_build_options():
     """{option: value} of this build."""
     from caffe2.ops.kernels import dispatch
 
-    return {"USE_OPENMP": "ON", "USE_CUDA": "OFF", "ISA": dispatch.isa()}
+    return {"USE_OPENMP": "ON", "USE_CUDA": "ON", "ISA": dispatch.isa()}
 
 
 def builtin_cpu_supports_avx2():
@@ -467,8 +474,49 @@ def get_stats():
     return export()
 
 
+# ---------------------------------------------------------------- CUDA
+
 def num_cuda_devices():
-    return 0
+    """How many CUDA devices there are."""
+    from caffe2._core import cuda
+
+    return cuda.device_count()
+
+
+def get_cuda_version():
+    """Version of CUDA that the driver supports: 13000 for 13.0."""
+    from caffe2._core import cuda
+
+    return cuda.driver_version()
+
+
+def get_cudnn_version():
+    """Version of cuDNN, 0 where it is not installed."""
+    from caffe2.ops.cuda.libraries import cudnn_version
+
+    return cudnn_version()
+
+
+def get_cuda_peer_access_pattern():
+    """Matrix that says which device reaches the memory of which other."""
+    from caffe2._core import cuda
+
+    return cuda.peer_access()
+
+
+def get_device_properties(index):
+    """dict: name, totalGlobalMem and so on of a device."""
+    from caffe2._core import cuda
+
+    return cuda.properties(index)
+
+
+def get_gpu_memory_info(index=0):
+    """Free and total bytes of a device's memory."""
+    from caffe2._core import cuda
+
+    m = cuda.get_device(index).memory()
+    return m["free"], m["total"]
 
 
 def fill_random_network_inputs(net_def, input_dims, input_types):

@@ -38,9 +38,7 @@ GetBlobSizeBytes = C.get_blob_size_bytes
 
 is_asan = C.is_asan
 has_fbgemm = C.has_fbgemm
-has_cuda_support = C.has_cuda_support
 has_hip_support = C.has_hip_support
-has_gpu_support = C.has_gpu_support
 GpuDeviceType = caffe2_pb2.HIP if has_hip_support else caffe2_pb2.CUDA
 
 # net name -> operator index -> stack in which the operator was made, innermost frame first
@@ -51,9 +49,15 @@ _FOLDER = os.path.dirname(__file__)
 Int8Tensor = namedtuple("Int8Tensor", ["data", "scale", "zero_point"])
 
 
+def __getattr__(name: str) -> Any:
+    if name in ("has_cuda_support", "has_gpu_support"):
+        return getattr(C, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def NumGpuDevices() -> int:
     """Return the number of GPUs."""
-    return C.num_cuda_devices() if has_gpu_support else 0
+    return C.num_cuda_devices()
 
 
 NumCudaDevices = NumGpuDevices
@@ -61,17 +65,17 @@ NumCudaDevices = NumGpuDevices
 
 def GetCUDAVersion() -> int:
     """Return the version of CUDA, 0 without GPU support."""
-    return C.get_cuda_version() if has_gpu_support else 0
+    return C.get_cuda_version() if C.has_gpu_support else 0
 
 
 def GetCuDNNVersion() -> int:
     """Return the version of cuDNN, 0 without GPU support."""
-    return C.get_cudnn_version() if has_gpu_support else 0
+    return C.get_cudnn_version() if C.has_gpu_support else 0
 
 
 def GetGpuPeerAccessPattern() -> np.ndarray:
     """Return a matrix that says which GPU reaches the memory of which other."""
-    return np.asarray(C.get_cuda_peer_access_pattern() if has_gpu_support else [])
+    return np.asarray(C.get_cuda_peer_access_pattern() if C.has_gpu_support else [])
 
 
 GetCudaPeerAccessPattern = GetGpuPeerAccessPattern
@@ -79,12 +83,12 @@ GetCudaPeerAccessPattern = GetGpuPeerAccessPattern
 
 def GetDeviceProperties(x: int) -> dict | None:
     """Return the properties of GPU `x`, None without GPU support."""
-    return C.get_device_properties(x) if has_gpu_support else None
+    return C.get_device_properties(x) if C.has_gpu_support else None
 
 
 def GetGPUMemoryInfo() -> tuple[int, int] | None:
     """Return free and total memory of the current GPU in bytes, None without GPU support."""
-    return C.get_gpu_memory_info() if has_gpu_support else None
+    return C.get_gpu_memory_info() if C.has_gpu_support else None
 
 
 def _free_port(wanted: int = 5000) -> int:

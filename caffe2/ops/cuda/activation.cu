@@ -1,0 +1,37 @@
+#include "caffe2.cuh"
+
+// y = f(x), with arguments a and b of the operator.
+#define UNARY(NAME, EXPRESSION) \
+  KERNEL(NAME, const float* x, float* y, int64 n, float a, float b) { \
+    each(n, [=](float x, float& y) { y = EXPRESSION; }, x, y); }
+// dx = f(z, dy), where z is x or y
+#define GRADIENT(NAME, EXPRESSION) \
+  KERNEL(NAME, const float* z, const float* dy, float* dx, int64 n, float a, float b) { \
+    each(n, [=](float z, float dy, float& dx) { dx = EXPRESSION; }, z, dy, dx); }
+
+__device__ inline float sigmoid(float x) { return 1 / (1 + expf(-x)); }
+
+UNARY(Relu, x > 0 ? x : 0)
+GRADIENT(ReluGradient, z > 0 ? dy : 0)
+UNARY(Sigmoid, sigmoid(x))
+GRADIENT(SigmoidGradient, dy * z * (1 - z))
+UNARY(Tanh, tanhf(x))
+GRADIENT(TanhGradient, dy * (1 - z * z))
+UNARY(LeakyRelu, x >= 0 ? x : a * x)
+GRADIENT(LeakyReluGradient, z >= 0 ? dy : a * dy)
+UNARY(ReluN, x < 0 ? 0 : x > a ? a : x)
+GRADIENT(ReluNGradient, z > 0 && z < a ? dy : 0)
+UNARY(Elu, x > 0 ? x : a * expm1f(x))
+GRADIENT(EluGradient, z > 0 ? dy : dy * (z + a))
+UNARY(Selu, b * (x > 0 ? x : a * expm1f(x)))
+GRADIENT(SeluGradient, z > 0 ? b * dy : dy * (z + a * b))
+UNARY(HardSigmoid, fminf(fmaxf(a * x + b, 0), 1))
+GRADIENT(HardSigmoidGradient, z > 0 && z < 1 ? a * dy : 0)
+UNARY(Softplus, fmaxf(x, 0) + log1pf(expf(-fabsf(x))))
+GRADIENT(SoftplusGradient, dy * -expm1f(-z))
+UNARY(Softsign, x / (1 + fabsf(x)))
+GRADIENT(SoftsignGradient, dy / ((1 + fabsf(z)) * (1 + fabsf(z))))
+UNARY(Swish, x * sigmoid(x))
+KERNEL(SwishGradient, const float* x, const float* y, const float* dy, float* dx, int64 n, float, float) {
+  each(n, [](float x, float y, float dy, float& dx) { dx = dy * (y + sigmoid(x) * (1 - y)); }, x, y, dy, dx);
+}

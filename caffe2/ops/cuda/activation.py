@@ -1,0 +1,15 @@
+"""Activations and their gradients."""
+from caffe2.ops.cuda.pointwise import pointwise
+
+
+def activations(names, *arguments):
+    """Register activations and their gradients."""
+    pointwise(__name__, " ".join(f"{n} {n}Gradient" for n in names.split()), *arguments, suffixed=False)
+
+
+activations("Relu Sigmoid Tanh Softplus Softsign Swish")
+activations("LeakyRelu", ("alpha", 0.01))
+activations("ReluN", ("n", 6.0))
+activations("Elu", ("alpha", 1.0))
+activations("Selu", ("alpha", 1.6732632423543772848170429916717), ("scale", 1.0507009873554804934193349852946))
+activations("HardSigmoid", ("alpha", 0.2), ("beta", 0.5))
