@@ -28,6 +28,7 @@ class Subject:
             self.blobs = workspace.C.Workspace.current
             self.bound, self.definition = self.blobs.nets[net.net.name], net.net
         else:
+            workspace.C.BATCH_MEMORY = 1 << 60          # whole batches go through every operator
             self.predictor = workspace.C.Predictor(net.init_net(), net.net)
             self.predictor.run([net.data])
             self.blobs = self.predictor._workspace

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 
 from caffe2._core.blob cimport Blob
+from caffe2._core.memory cimport aligned_new
 from caffe2._core.tensor cimport UNDEFINED, dtype_name, from_numpy, make_plain, tensor_t, to_numpy
 from caffe2._core.workspace cimport Workspace
 
@@ -12,13 +13,6 @@ from caffe2._core import registry
 from caffe2._core.args import Args
 from caffe2._core.errors import OperatorError
 from caffe2._core.schema import OpSchema
-
-cdef extern from *:
-    """
-    #include <stdlib.h>
-    static void* aligned_new(size_t n) { void* p; return posix_memalign(&p, 64, n) ? NULL : p; }
-    """
-    void* aligned_new(size_t n) noexcept nogil
 
 
 cdef class Operator:

@@ -7,14 +7,14 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 
+from caffe2._core.memory cimport aligned_new
+
 import numpy as np
 
 cnp.import_array()
 
 cdef extern from *:
     """
-    #include <stdlib.h>
-    static void* aligned_new(size_t n) { void* p; return posix_memalign(&p, 64, n) ? NULL : p; }
     #define atomic_inc(p) __atomic_add_fetch(p, 1, __ATOMIC_RELAXED)
     #define atomic_dec(p) __atomic_sub_fetch(p, 1, __ATOMIC_ACQ_REL)
     #define mul_overflow(a, b, r) __builtin_mul_overflow((int64_t)(a), (int64_t)(b), r)
@@ -26,7 +26,6 @@ cdef extern from *:
     """
     void lock_storage() noexcept nogil
     void unlock_storage() noexcept nogil
-    void* aligned_new(size_t n) noexcept nogil
     int atomic_inc(int* p) noexcept nogil
     int atomic_dec(int* p) noexcept nogil
     bint mul_overflow(int64_t a, int64_t b, int64_t* r) noexcept nogil

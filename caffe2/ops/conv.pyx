@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
+from caffe2._core.memory cimport aligned_new
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport (
     BLOCKED, FLOAT, PLAIN, blocked_size, make_plain, resize, resize1, resize_blocked, resize_like, shape_of, tensor_t,
@@ -24,13 +25,6 @@ from caffe2._core.gradient import simple
 from caffe2._core.registry import register
 from caffe2._core.schema import TensorInfo, flops_per_element, like
 from caffe2.ops.windows import ARGS, DILATION, GROUP, infer, kernel_of
-
-cdef extern from *:
-    """
-    #include <stdlib.h>
-    static void* aligned_new(size_t n) { void* p; return posix_memalign(&p, 64, n + 64) ? NULL : p; }
-    """
-    void* aligned_new(size_t n) noexcept nogil
 
 # Products of filters and windows with fewer windows than this are made of several images at once.
 cdef enum:
@@ -148,7 +142,7 @@ cdef class Correlation(Operator):
             free(self.packed)
             self.packed_size = 0
             self.packed_from = NULL
-            self.packed = aligned_new(n)
+            self.packed = aligned_new(n + 64)
             if self.packed == NULL:
                 with gil:
                     raise MemoryError(f"cannot allocate {n} bytes for filters")

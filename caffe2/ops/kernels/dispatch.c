@@ -1,6 +1,8 @@
 /* Compiled for the baseline: what this processor has, and memory for the kernels. */
 #include "kernels.h"
 
+#include "caffe2/_core/memory.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,7 +68,7 @@ void* kernels_scratch(int slot, size_t bytes) {
     if (bytes > mine->bytes[slot] || !mine->memory[slot]) {
         if (bytes > (size_t)-1 - 8192) return NULL;
         const size_t size = (bytes + bytes / 4 + 4096) & ~(size_t)4095;
-        void* p = aligned_alloc(4096, size ? size : 4096);
+        void* p = aligned_new(size ? size : 4096);
         if (!p) return NULL;
         free(mine->memory[slot]);
         mine->memory[slot] = p;
