@@ -613,7 +613,7 @@ cdef class Conv(Correlation):
         cdef int64_t size = blocked_size(shape)
         cdef int64_t room_x = blocked_size(x.shape) if x.layout == PLAIN and way != CONV16_FIRST else 0
         cdef int64_t room_r = size if r != NULL and r.layout == PLAIN else 0
-        cdef int nth = num_threads(<int64_t>(<double>size * g.image.channels * g.taps / 8))
+        cdef int nth = num_threads(<int64_t>(<double>size * g.image.channels * g.taps))
         cdef bint emits = y.layout == BLOCKED if self.whole else self.emits
         cdef float* to_x = <float*>self.scratch((room_x + room_r + (0 if emits else size)) * sizeof(float))
         cdef float* to_r = to_x + room_x

@@ -415,6 +415,7 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
     const double down_bytes =
         4. * p.blocks * (p.flat ? PIXELS * 16 : p.tile_rows * c->stride[0] * line);
     nth = threads_for((double)c->batch * pixels * c->out_channels * p.depth * taps, nth);
+    if (p.flat) p.tiles_down = MIN(pixels, DIVIDE_UP(p.tiles_down, nth) * nth);
     const long down = MAX(1, (long)(BAND_BYTES / (down_bytes + 1)));
     const long images = MAX(1, (long)(BAND_BYTES / (image_bytes + 1)));
     parts_t n = {1, DIVIDE_UP(p.tiles_down, down), c->batch};

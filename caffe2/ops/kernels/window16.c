@@ -93,13 +93,15 @@ INLINE void rows(const int kind, const int stride, const int kw, const int dw, c
 
 INLINE void each(const int kind, const conv16_t* c, const float* x, const float* w,
                  const epilogue16_t* e, int whole, float* y, int nth) {
-    const long blocks = BLOCKS(c->channels), bands = DIVIDE_UP(c->out[0], BAND);
+    const long blocks = BLOCKS(c->channels);
     const long taps = (long)c->kernel[0] * c->kernel[1], out = (long)c->out[0] * c->out[1];
     const long size = (long)c->size[0] * c->size[1];
     const long y_step = kind == FILTER ? y_image(c, e) : blocks * out * 16;
-    nth = threads_for((double)c->batch * c->channels * out * taps, nth);
+    nth = threads_for(4. * c->batch * c->channels * out * taps, nth);
     /* Convolutions divide large images by rows, others by channels: threads keep what they wrote. */
     const int by_rows = c->channels <= size;
+    const long most = by_rows && c->batch == 1 ? DIVIDE_UP(c->out[0], nth) : c->out[0];
+    const long bands = DIVIDE_UP(c->out[0], MIN(BAND, most));
     stretch_t work[nth];
     share_out(c->batch * blocks * bands, nth, work);
 #pragma omp parallel num_threads(nth) if (nth > 1)
@@ -107,7 +109,7 @@ INLINE void each(const int kind, const conv16_t* c, const float* x, const float*
         const long n = k / (blocks * bands), in_image = k % (blocks * bands);
         const long i = !by_rows ? k : (n * blocks + in_image % blocks) * bands + in_image / blocks;
         const long band = i % bands, block = i / bands % blocks;
-        const int from = (int)(band * BAND), to = (int)MIN(from + BAND, c->out[0]);
+        const int from = (int)(band * c->out[0] / bands), to = (int)((band + 1) * c->out[0] / bands);
         for (int lane = 0; lane < 16; lane += LANES) {
             const long channel = 16 * block + lane;
             const float* px = x + i / bands * size * 16 + lane;
@@ -148,7 +150,7 @@ void CAT(pool16, ISA)(const conv16_t* c, int mode, const float* x, float* y, int
 
 void CAT(mean16, ISA)(long batch, int channels, long pixels, const float* x, float* y, int nth) {
     const long blocks = BLOCKS(channels);
-    nth = threads_for((double)batch * channels * pixels, nth);
+    nth = threads_for(8. * batch * channels * pixels, nth);
 #pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static)
     for (long i = 0; i < batch * blocks; i++)
         for (int lane = 0; lane < 16; lane += LANES) {
