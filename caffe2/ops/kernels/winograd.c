@@ -14,6 +14,7 @@
 #define V_BYTES (1l << 20)        /* of a block of tiles, unless it had too few to pay */
 #define M_BYTES (384l << 10)      /* of the output channels that are computed together */
 #define MIN_TILES 48              /* reads of the filters: each is used that often */
+#define FILTER_BYTES (768l << 10)
 
 typedef struct {
     const conv16_t* c;
@@ -201,7 +202,8 @@ int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* pa
     nth = threads_for((double)p.tiles * s2 * c->channels * c->out_channels, nth);
     const long tile_bytes = s2 * 16 * sizeof(float); /* of a block of channels */
     const long fit = MAX(MIN_TILES, V_BYTES / (tile_bytes * in));
-    long blocks = MAX((p.tiles + fit / 2) / fit, MIN(nth, p.tiles / MIN_TILES));
+    const long pays = 4 * s2 * c->channels * c->out_channels <= FILTER_BYTES ? MIN_TILES / 2 : MIN_TILES;
+    long blocks = MAX((p.tiles + fit / 2) / fit, MIN(nth, p.tiles / pays));
     blocks = MAX(1, blocks);
     if (blocks > 1) blocks = DIVIDE_UP(blocks, nth) * nth;
     p.block = DIVIDE_UP(p.tiles, blocks);
