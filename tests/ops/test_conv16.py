@@ -168,25 +168,28 @@ def test_depthwise_3x3(name, size, stride):
           "b06")
 
 
-@pytest.mark.parametrize("way", ["winograd_4", "winograd_2"])
+winograd = pytest.mark.parametrize("way, stride", [("winograd_4", 1), ("winograd_2", 1), ("winograd_4", 2)])
+
+
+@winograd
 @each_level
 @given(n=st.integers(0, 3), channels=st.integers(1, 50), size=sides, filters=st.integers(1, 70),
        pad=st.tuples(st.integers(0, 3), st.integers(0, 3)), tail=st.tuples(st.integers(0, 3), st.integers(0, 3)),
        nth=st.integers(1, 3), add=added)
-def test_winograd(name, way, **case):
-    check(dispatch.level(name), way, kernel=(3, 3), stride=(1, 1), dilation=(1, 1), **case)
+def test_winograd(name, way, stride, **case):
+    check(dispatch.level(name), way, kernel=(3, 3), stride=(stride,) * 2, dilation=(1, 1), **case)
 
 
 # One block of tiles shared by threads, several blocks each on its own, blocks across images.
 @pytest.mark.parametrize("n, channels, size, filters", [
     (1, 128, (14, 14), 64), (5, 64, (7, 9), 80), (1, 32, (60, 62), 48), (3, 48, (33, 18), 32),
 ])
-@pytest.mark.parametrize("way", ["winograd_4", "winograd_2"])
+@winograd
 @pytest.mark.parametrize("nth", [1, 2])
 @each_level
-def test_winograd_ways(name, way, n, channels, size, filters, nth):
-    check(dispatch.level(name), way, n, channels, size, filters, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1), nth=nth,
-          add="b+0", seed=channels)
+def test_winograd_ways(name, way, stride, n, channels, size, filters, nth):
+    check(dispatch.level(name), way, n, channels, size, filters, (3, 3), (stride,) * 2, (1, 1), (1, 1), (1, 1),
+          nth=nth, add="b+0", seed=channels)
 
 
 # ---------------------------------------------------------------- gradients
@@ -263,8 +266,8 @@ def test_ways(name):
         return dispatch.Conv16(level, w, (side,) * 2, group, (stride,) * 2, (1, 1), size=(side,) * 2, **arguments).way
 
     assert way(3, 64, 7, nchw=True) == "first"
-    assert way(32, 64, 1) == way(32, 64, 3, stride=2) == way(32, 64, 3, group=2) == "direct"
-    assert way(32, 64, 3) == "winograd_4"
+    assert way(32, 64, 1) == way(32, 64, 3, stride=3) == way(32, 64, 3, group=2) == "direct"
+    assert way(32, 64, 3) == way(128, 128, 3, stride=2, side=40) == "winograd_4"
     assert way(256, 256, 3, side=8) == "winograd_2"
     assert way(32, 64, 3, side=3) == way(8, 64, 3) == way(32, 64, 3, winograd=False) == "direct"
     assert way(24, 24, 3, group=24) == "depthwise"

@@ -6,6 +6,7 @@
  * stride forbid that, a band of the input is copied first, into memory of the thread, with its
  * border, and with columns that are `stride` apart side by side: [block][row][column % stride]
  * [column / stride][step]. A band, and the panel in use, stay in the second-level cache. */
+#include <math.h>
 #include <string.h>
 
 #include "conv16.h"
@@ -491,9 +492,11 @@ static double direct_cycles(const conv16_t* c) {
 
 static double winograd_cycles(const conv16_t* c, int t) {
     const double tiles = (double)c->batch * DIVIDE_UP(c->out[0], t) * DIVIDE_UP(c->out[1], t);
-    const double pairs = (double)c->channels * c->out_channels * (t + 2) * (t + 2);
+    const double pairs = (double)c->channels * c->out_channels, filters = (t + 2) * (t + 2);
+    const double products = c->stride[0] == 2 ? (2 * t + 1) * (2 * t + 1) : filters;
     const double transforms = tiles * (BLOCKS(c->channels) + BLOCKS(c->out_channels)) * 16 / LANES;
-    return pairs * (tiles * MULTIPLY + READ_FILTER) + transforms * (t == 4 ? 250 : 70);
+    return pairs * (products * tiles * MULTIPLY + filters * READ_FILTER) +
+           transforms * products * (t == 4 ? 7 : 4.4);
 }
 
 int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
@@ -509,11 +512,13 @@ int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
     if (c->group > 1 && c->group == c->channels && out == 1) return CONV16_DEPTHWISE;
     if (absurd || (c->group > 1 && (c->channels / c->group % 16 || out % 16))) return CONV16_NONE;
     for (int i = 0; i < 2 && winograd; i++)
-        if (c->kernel[i] != 3 || c->stride[i] != 1 || c->dilation[i] != 1 || c->out[i] < 4)
+        if (c->kernel[i] != 3 || c->stride[i] > 2 || c->stride[i] != c->stride[0] ||
+            c->dilation[i] != 1 || c->out[i] < 4)
             winograd = 0;
     if (winograd == 2) winograd = (double)c->batch * c->out[0] * c->out[1] > REPACK_PIXELS;
     if (!winograd || c->group > 1 || c->channels < 16 || out < 16) return CONV16_DIRECT;
-    const double with_4 = winograd_cycles(c, 4), with_2 = winograd_cycles(c, 2);
+    const double with_4 = winograd_cycles(c, 4);
+    const double with_2 = c->stride[0] == 2 ? INFINITY : winograd_cycles(c, 2);
     if (direct_cycles(c) < MIN(with_4, with_2)) return CONV16_DIRECT;
     return with_2 < with_4 ? CONV16_WINOGRAD_2 : CONV16_WINOGRAD_4;
 }

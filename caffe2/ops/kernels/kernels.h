@@ -80,10 +80,11 @@ typedef struct {
  *              one group, or channels and out_channels of a group are multiples of 16
  *   first      [panel of P output channels][channel][kh][kw][P]; x is NCHW, one group
  *   depthwise  [block of 16 channels][kh][kw][16]; group = channels = out_channels
- *   winograd   [tap of the transform][panel of P output channels][channel][P]; 3x3, stride and
- *              dilation 1, one group; tiles of 4x4 (2x2) pixels; largest error against float64,
- *              relative to the largest |y|: 5e-6 (1e-6) on normally distributed data
- *              with 512 channels, where direct has 2.5e-6
+ *   winograd   [tap of the transform][panel of P output channels][channel][P]; 3x3, stride 1 (of
+ *              winograd_4: or 2, along both axes, which are other taps), dilation 1, one group;
+ *              tiles of 4x4 (2x2) pixels; largest error against float64, relative to the largest
+ *              |y|: 5e-6 (1e-6) on normally distributed data with 512 channels, where direct has
+ *              2.5e-6
  * P is 32, 16 or 8 by level (two vectors); out channels are padded to a multiple of 16, and what
  * that leaves of the last panel is narrower. Packed filters of one level do not fit another. */
 enum {
@@ -234,7 +235,7 @@ typedef struct kernels_t {
      * that packed filters are kept, 2 that they serve once. */
     int (*conv16_way)(const conv16_t* c, int nchw, int winograd);
     /* Filters are packed once; packed is 64-byte aligned with conv16_pack_bytes bytes. batch, size,
-     * out, pad and stride do not count. */
+     * out and pad do not count, nor does stride but for winograd_4. */
     size_t (*conv16_pack_bytes)(const conv16_t* c, int way);
     int (*conv16_pack)(const conv16_t* c, int way, const float* w, float* packed, int nth);
     /* y = epilogue(x * filters). */
