@@ -144,11 +144,11 @@ def convolve(kind, x, w, y, how):
             rows, columns = slice(k * m, (k + 1) * m), slice(k * c, (k + 1) * c)
             at, tap = (slice(None), columns, *places), (rows, slice(None), *taps)
             if kind == "fprop":
-                y[:, rows] += np.einsum("nc...,mc->nm...", padded[at], w[tap])
+                y[:, rows] += np.einsum("nc...,mc->nm...", padded[at], w[tap], optimize=True)
             elif kind == "dgrad":
-                padded[at] += np.einsum("nm...,mc->nc...", y[:, rows], w[tap])
+                padded[at] += np.einsum("nm...,mc->nc...", y[:, rows], w[tap], optimize=True)
             else:
                 w[tap] = np.einsum("ncp,nmp->mc", padded[at].reshape(*padded[at].shape[:2], -1),
-                                   y[:, rows].reshape(y.shape[0], m, -1))
+                                   y[:, rows].reshape(y.shape[0], m, -1), optimize=True)
     if kind == "dgrad":
         x[...] = padded[(slice(None), slice(None), *(slice(b[0], b[0] + d) for b, d in zip(border[2:], x.shape[2:])))]
