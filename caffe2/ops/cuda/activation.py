@@ -1,10 +1,10 @@
 """Activations and their gradients."""
-from caffe2.ops.cuda.pointwise import pointwise
+from caffe2.ops.cuda.pointwise import FLOATS, pointwise
 
 
 def activations(names, *arguments):
     """Register activations and their gradients."""
-    pointwise(__name__, " ".join(f"{n} {n}Gradient" for n in names.split()), *arguments, suffixed=False)
+    pointwise(__name__, " ".join(f"{n} {n}Gradient" for n in names.split()), *arguments, dtypes=FLOATS)
 
 
 activations("Relu Sigmoid Tanh Softplus Softsign Swish")

@@ -51,10 +51,11 @@ KERNEL(SigmoidLossGradient, const float* dy, const float* x, const float* t, con
     dx[i] = -dy[i / d] / d * likelihood_gradient(x[i], t[i], mode) * (w ? w[i] : 1);
 }
 // dx = a * dy, of one value
-KERNEL(Fill, const float* dy, float* dx, int64 n, float a) {
-  float v = a * *dy;
-  each(n, [=](float& dx) { dx = v; }, dx);
-}
+#define FILL(S, T) \
+  KERNEL(Fill##S, const T* dy, T* dx, int64 n, float a) { \
+    float v = a * *dy; \
+    each(n, [=](T& dx) { dx = v; }, dx); }
+FLOATS(FILL)
 KERNEL(SquaredL2Distance, const float* x, const float* z, float* y, int64 n, int64 d) {
   for (int64 r = blockIdx.x; r < n; r += gridDim.x) {
     float v = 0;

@@ -1,6 +1,6 @@
 """Losses, sums of all elements, and accuracy."""
 from caffe2._core.cuda import CudaOperator
-from caffe2.ops.cuda.pointwise import DOUBLE, FLOAT, INT32, product, register_cuda
+from caffe2.ops.cuda.pointwise import DOUBLE, FLOAT, FLOATS, INT32, SUFFIX, product, register_cuda
 from caffe2.ops.cuda.reduction import Reducing
 from caffe2.ops.cuda.softmax import row_threads
 
@@ -85,7 +85,7 @@ for _name in ("SigmoidCrossEntropyWithLogits", "WeightedSigmoidCrossEntropyWithL
 class SumElements(Reducing):
     def execute(self):
         square = self.type == "SumSqrElements"
-        x = self.source(0, (FLOAT,) if square else (FLOAT, DOUBLE, INT32))
+        x = self.source(0, FLOATS if square else (*FLOATS, DOUBLE, INT32))
         average = self.type == "AveragedLoss" or self.args.bool("average")
         self.sum_all(x, self.target(0, (), x.dtype), 1 / x.size if average and x.size else 1.0,
                      "SumSqr" if square else "Sum")
@@ -99,11 +99,12 @@ for _name in ("SumElements", "AveragedLoss", "SumElementsInt", "SumSqrElements")
 @register_cuda("AveragedLossGradient")
 class SumElementsGradient(CudaOperator):
     def execute(self):
-        x, dy = self.source(0), self.source(1, (FLOAT,))
+        x, dy = self.source(0), self.source(1, FLOATS)
         average = self.type == "AveragedLossGradient" or self.args.bool("average")
         if dy.size != 1:
             raise ValueError(f"input 1 must have 1 elements, but has {dy.size}")
-        self.launch("Fill", x.size, dy, self.like(0, x, FLOAT), x.size, 1 / x.size if average and x.size else 1.0)
+        self.launch("Fill" + SUFFIX[dy.dtype], x.size, dy, self.like(0, x, dy.dtype), x.size,
+                    1 / x.size if average and x.size else 1.0)
 
 
 @register_cuda("SquaredL2Distance")

@@ -2,14 +2,15 @@
 
 #define UNARY_OF(NAME, T, EXPRESSION) \
   KERNEL(NAME, const T* x, T* y, int64 n, float a, float b) { \
-    each(n, [=](T x, T& y) { y = EXPRESSION; }, x, y); }
-#define UNARY(NAME, EXPRESSION) UNARY_OF(NAME##_f, float, EXPRESSION)
+    each(n, [=](Wide<T>::type x, T& y) { y = EXPRESSION; }, x, y); }
+#define UNARY(NAME, EXPRESSION) UNARY_OF(NAME##_f, float, EXPRESSION) UNARY_OF(NAME##_h, Half, EXPRESSION)
 // with integers and doubles too
 #define UNARIES(NAME, EXPRESSION) UNARY(NAME, EXPRESSION) UNARY_OF(NAME##_d, double, EXPRESSION) \
   UNARY_OF(NAME##_i, int, EXPRESSION) UNARY_OF(NAME##_l, int64, EXPRESSION)
-#define GRADIENT(NAME, EXPRESSION) \
-  KERNEL(NAME##_f, const float* z, const float* dy, float* dx, int64 n, float a, float b) { \
-    each(n, [=](float z, float dy, float& dx) { dx = EXPRESSION; }, z, dy, dx); }
+#define GRADIENT_OF(NAME, T, EXPRESSION) \
+  KERNEL(NAME, const T* z, const T* dy, T* dx, int64 n, float a, float b) { \
+    each(n, [=](float z, float dy, T& dx) { dx = EXPRESSION; }, z, dy, dx); }
+#define GRADIENT(NAME, EXPRESSION) GRADIENT_OF(NAME##_f, float, EXPRESSION) GRADIENT_OF(NAME##_h, Half, EXPRESSION)
 
 UNARIES(Negative, -x)
 UNARIES(Sign, (x > 0) - (x < 0))

@@ -1,8 +1,8 @@
 """Functions of one tensor, place by place."""
-from caffe2.ops.cuda.pointwise import DOUBLE, FLOAT, NUMBERS, Pointwise, pointwise, register_cuda
+from caffe2.ops.cuda.pointwise import DOUBLE, FLOATS, NUMBERS, Pointwise, pointwise, register_cuda
 
 pointwise(__name__, "Negative Sign Sqr Abs", dtypes=NUMBERS)
-pointwise(__name__, "Sqrt", dtypes=(FLOAT, DOUBLE))
+pointwise(__name__, "Sqrt", dtypes=(*FLOATS, DOUBLE))
 pointwise(__name__, "Exp Log Sin Cos Tan Asin Acos Atan Sinh Cosh Erf Rsqrt Reciprocal Cube Cbrt Ceil Floor")
 pointwise(__name__, " ".join(f"{n}Gradient" for n in (
     "Abs Sin Cos Tan Asin Acos Atan Sinh Cosh Erf Cube Reciprocal Rsqrt Cbrt").split()))
