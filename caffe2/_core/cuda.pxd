@@ -29,6 +29,10 @@ cdef class Device:
     cdef list idle
     cdef dict modules
     cdef readonly object lock
+    cdef uint64_t* fault                # in host memory that kernels write to: an operator's number, a wrong label
+    cdef size_t fault_address           # the same for kernels
+    cdef object watched                 # number -> operator
+    cdef int raise_fault(self) except -1
 
 # A kernel with its arguments, as the driver takes them.
 cdef struct launch_t:
@@ -64,6 +68,7 @@ cdef class CudaOperator(Operator):
     cdef list calls
     cdef public int64_t drawn
     cdef object _key
+    cdef int64_t number                 # among those that the device watches, or 0
     cdef list scratches
     cdef bint same(self, void* stream) noexcept nogil
     cdef int note(self, launch_t* l) except -1

@@ -7,11 +7,12 @@ import ctypes
 import os
 import sys
 import threading
+import weakref
 from collections import deque
 
 import numpy as np
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
@@ -228,11 +229,18 @@ cdef class Device:
         self.streams = []
         self.idle = []
         self.modules = {}
+        self.watched = weakref.WeakValueDictionary()
+        current, host, address = (ctypes.c_void_p() for _ in range(3))
         with self:
-            current = ctypes.c_void_p()
             check(_library.cuCtxGetCurrent(ctypes.byref(current)), "reading the current context")
-            handle = current.value
+            check(_library.cuMemHostAlloc(ctypes.byref(host), ctypes.c_size_t(8), 2), "allocating page-locked memory")
+            check(_library.cuMemHostGetDevicePointer_v2(ctypes.byref(address), host, 0), "mapping page-locked memory")
+        handle = current.value
         self.handle = <void*>handle
+        handle = host.value
+        self.fault = <uint64_t*>handle
+        self.fault[0] = 0
+        self.fault_address = address.value
 
     def __enter__(self):
         self.context.push()
@@ -262,6 +270,27 @@ cdef class Device:
     def put_back(self, stream):
         """Leave a stream to other threads."""
         self.idle.append(stream)
+
+    def watch(self, operator):
+        """A number for an operator whose kernels may find a wrong label."""
+        with self.lock:
+            number = max(self.watched, default=0) + 1
+            self.watched[number] = operator
+        return number
+
+    cdef int raise_fault(self) except -1:
+        """Raise for a wrong label that a kernel found."""
+        cdef uint64_t found = self.fault[0]
+        cdef int32_t label = <int32_t>found
+        self.fault[0] = 0
+        operator = self.watched.get(found >> 32)
+        name = "an operator that is gone"
+        if operator is not None:
+            d = operator.definition
+            name = f"operator {d.type}({', '.join(d.input)}) -> ({', '.join(d.output)})"
+        raise RuntimeError(
+            f"a label is not the number of a class: {label}, in {name}, which ran on CUDA "
+            f"device {self.index} before; its result is NaN there")
 
     def synchronize(self):
         """Wait until all streams are done."""
@@ -413,6 +442,8 @@ cdef object to_host(const tensor_t* t):
         if array.nbytes:
             _driver.memcpy_dtoh_async(array, <size_t>t.data, stream.queue)
         stream.queue.synchronize()
+    if device.fault[0]:
+        device.raise_fault()
     return array
 
 
@@ -754,6 +785,13 @@ cdef class CudaOperator(Operator):
             key = option.random_seed if option.HasField("random_seed") else int.from_bytes(os.urandom(8), "little")
             self._key = key - (1 << 64) if key >= 1 << 63 else key
         return self._key
+
+    @property
+    def fault(self):
+        """Arguments of a kernel that may find a label that is no class: the next fetch raises for it."""
+        if self.number == 0:
+            self.number = self.device.watch(self)
+        return self.device.fault_address, self.number
 
     def room(self, int k, size, int dtype=1):
         """Room number k for intermediate values, which stays with the operator."""

@@ -186,3 +186,33 @@ def test_serialized_from_the_device():
     workspace.ResetWorkspace()
     workspace.DeserializeBlob("x", data)
     np.testing.assert_array_equal(workspace.blobs["x"], [1, 2, 3])
+
+
+@pytest.mark.parametrize("type, outputs", [
+    ("SoftmaxWithLoss", ["softmax", "loss"]), ("LabelCrossEntropy", ["loss"]), ("Accuracy", ["loss"])])
+@pytest.mark.parametrize("label", [3, -1])
+def test_a_label_that_is_no_class(type, outputs, label):
+    fed("x", [[0.5, 0.2, 0.3], [0.1, 0.1, 0.8]])
+    workspace.FeedBlob("label", np.array([1, label], np.int32), GPU)
+    net = core.Net("labels")
+    with core.DeviceScope(GPU):
+        getattr(net, type)(["x", "label"], outputs)
+    workspace.CreateNet(net)
+    for _ in range(2):                          # the second time, what was launched is repeated
+        workspace.RunNet(net)
+        message = rf"not the number of a class: {label}, in operator {type}\(x, label\) .*device 0"
+        with pytest.raises(RuntimeError, match=message):
+            workspace.FetchBlob("loss")
+        assert np.isnan(workspace.FetchBlob("loss")).any()          # told once
+    workspace.FeedBlob("label", np.array([1, 2], np.int32), GPU)
+    workspace.RunNet(net)
+    assert np.isfinite(workspace.FetchBlob("loss")).all()
+
+
+def test_a_label_that_is_no_class_has_no_gradient():
+    fed("x", [[1, 2, 3], [3, 2, 1]])
+    fed("p", [[0.25, 0.25, 0.5], [0.25, 0.25, 0.5]])
+    fed("dloss", 1)
+    workspace.FeedBlob("label", np.array([0, 7], np.int32), GPU)
+    run("SoftmaxWithLossGradient", ["x", "label", "p", "dloss"], ["dx"])
+    np.testing.assert_allclose(workspace.FetchBlob("dx"), [[-0.375, 0.125, 0.25], [0, 0, 0]])

@@ -86,6 +86,15 @@ template <class T, class F> __device__ T block_reduce(T v, F f) {
 }
 template <class T> __device__ T block_sum(T v) { return block_reduce(v, Plus()); }
 
+// ---------------------------------------------------------------- labels
+
+// Whether a label is a class. One that is not is told to the host, in one store; see CudaOperator.fault.
+__device__ inline bool is_class(int label, int64 classes, volatile uint64* fault, int64 number) {
+  if (label >= 0 && label < classes) return true;
+  *fault = (uint64)number << 32 | (unsigned)label;
+  return false;
+}
+
 // ---------------------------------------------------------------- random numbers
 
 // Philox 4x32-10: four random words that depend on the key and the counter alone.

@@ -2,9 +2,9 @@
 
 #define TINY 1e-20f
 
-KERNEL(LabelCrossEntropy, const float* x, const int* label, float* y, int64 n, int64 d) {
+KERNEL(LabelCrossEntropy, const float* x, const int* label, float* y, int64 n, int64 d, uint64* fault, int64 number) {
   for (int64 r = FIRST; r < n; r += STEP)
-    y[r] = label[r] < 0 || label[r] >= d ? NAN : -logf(fmaxf(x[r * d + label[r]], TINY));
+    y[r] = is_class(label[r], d, fault, number) ? -logf(fmaxf(x[r * d + label[r]], TINY)) : NAN;
 }
 KERNEL(LabelCrossEntropyGradient, const float* x, const int* label, const float* dy, float* dx, int64 n, int64 d) {
   for (int64 i = FIRST; i < n * d; i += STEP) {
@@ -73,11 +73,12 @@ KERNEL(SquaredL2DistanceGradient, const float* x, const float* z, const float* d
   }
 }
 // 1 for each row whose label is among the k greatest scores, else 0
-KERNEL(Hits, const float* x, const int* label, float* hit, int64 n, int64 d, int64 k) {
+KERNEL(Hits, const float* x, const int* label, float* hit, int64 n, int64 d, int64 k, uint64* fault,
+       int64 number) {
   for (int64 r = blockIdx.x; r < n; r += gridDim.x) {
     int l = label[r];
     float better = 0;
-    if (l < 0 || l >= d) {
+    if (!is_class(l, d, fault, number)) {
       better = NAN;
     } else {
       float mine = x[r * d + l];

@@ -6,7 +6,7 @@ from caffe2.ops.cuda.softmax import row_threads
 
 
 class Rows(CudaOperator):
-    """Base: X is (N, D), or (D,) for one row. Labels that are no classes give NaN."""
+    """Base: X is (N, D), or (D,) for one row. Labels that are no classes give NaN, and the next fetch raises."""
 
     def rows(self, dtype, classes):
         x, label = self.source(0, (FLOAT,)), self.source(1, (dtype,))
@@ -29,7 +29,7 @@ class Rows(CudaOperator):
 class LabelCrossEntropy(Rows):
     def execute(self):
         x, label, n, d = self.rows(INT32, True)
-        self.launch(self.type, n, x, label, self.target(0, (n,), FLOAT), n, d, unit=1)
+        self.launch(self.type, n, x, label, self.target(0, (n,), FLOAT), n, d, *self.fault, unit=1)
 
 
 @register_cuda("LabelCrossEntropyGradient")
@@ -132,5 +132,6 @@ class Accuracy(Reducing):
             raise ValueError("takes scores (N, D) and N labels")
         n, d = x.shape
         hits = self.room(0, n)
-        self.launch_blocks("Hits", n, x, label, hits, n, d, self.args.int("top_k", 1), threads=row_threads(d))
+        self.launch_blocks("Hits", n, x, label, hits, n, d, self.args.int("top_k", 1), *self.fault,
+                           threads=row_threads(d))
         self.sum_all(hits, self.target(0, (), FLOAT), 1 / n if n else 1.0, scratch=1)

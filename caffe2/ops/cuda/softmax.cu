@@ -30,9 +30,10 @@ template <class T> __device__ void softmax_gradient(const T* y, const T* dy, T* 
   KERNEL(SoftmaxGradient##S, const T* y, const T* dy, T* dx, int64 n, int64 d) { softmax_gradient(y, dy, dx, n, d); }
 FLOATS(SOFTMAX)
 
-// Losses of rows: labels are classes, or probabilities where `probable`. A label that is none makes the loss NaN.
+// Losses of rows: labels are classes, or probabilities where `probable`. A label that is none makes the loss NaN,
+// and has no gradient.
 KERNEL(RowLosses, const float* x, const float* p, const void* labels, const float* weight, float* loss, int64 n,
-       int64 d, int64 probable) {
+       int64 d, int64 probable, uint64* fault, int64 number) {
   for (int64 r = blockIdx.x; r < n; r += gridDim.x) {
     float v = 0;
     if (probable) {
@@ -41,7 +42,7 @@ KERNEL(RowLosses, const float* x, const float* p, const void* labels, const floa
       v = block_sum(v);
     } else {
       int label = ((const int*)labels)[r];
-      if (label < 0 || label >= d) {
+      if (!is_class(label, d, fault, number)) {
         v = NAN;
       } else if (p[r * d + label] > TINY) {
         v = -logf(p[r * d + label]);
@@ -74,6 +75,7 @@ KERNEL(SoftmaxWithLossGradient, const float* p, const void* labels, const float*
   for (int64 i = FIRST; i < n * d; i += STEP) {
     int64 r = i / d;
     float target = probable ? ((const float*)labels)[i] : ((const int*)labels)[r] == i % d;
-    dx[i] = factor * (weight ? weight[r] : 1) * (p[i] - target);
+    bool valid = probable || (((const int*)labels)[r] >= 0 && ((const int*)labels)[r] < d);
+    dx[i] = valid ? factor * (weight ? weight[r] : 1) * (p[i] - target) : 0;
   }
 }

@@ -41,7 +41,7 @@ class SoftmaxGradient(CudaOperator):
 
 
 class RowLoss(Reducing):
-    """Labels that are no classes make the loss NaN: checking them would mean to wait for the device."""
+    """Labels that are no classes make the loss NaN, and the next fetch raise: what launches does not wait."""
 
     def setup(self):
         self.scale = self.args.float("scale", 1.0)
@@ -79,7 +79,8 @@ class SoftmaxWithLoss(RowLoss):
         if x.size:
             threads = row_threads(d)
             self.launch_blocks("Softmax_f", n, x, p, n, d, threads=threads)
-            self.launch_blocks("RowLosses", n, x, p, labels, weight, loss, n, d, self.probable, threads=threads)
+            self.launch_blocks("RowLosses", n, x, p, labels, weight, loss, n, d, self.probable, *self.fault,
+                               threads=threads)
         self.launch_blocks("AverageLoss", 1, loss, None if self.by_batch_size else weight, total, n, self.scale)
 
 
