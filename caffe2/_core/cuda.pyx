@@ -12,13 +12,15 @@ from collections import deque
 
 import numpy as np
 
+from libc.math cimport pow, sqrt
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
+from caffe2._core.operator cimport Operator, run_operator
 from caffe2._core.tensor cimport (
-    DEVICE, MAX_DIMS, STRING, UNDEFINED, Tensor, count, dimensions, dtype_name, dtype_of, itemsize, lend, make_plain,
-    reshape, resize_on_device, shape_of, share, storage_t, tensor_t, to_numpy,
+    DEVICE, INT64, MAX_DIMS, STRING, UNDEFINED, Tensor, count, dimensions, dtype_name, dtype_of, itemsize, lend,
+    make_plain, reshape, resize_on_device, shape_of, share, storage_t, tensor_t, to_numpy,
 )
 
 from caffe2._core import tensor as _tensor
@@ -604,6 +606,20 @@ class Draws:
         self.count = draws
 
 
+class BiasCorrection:
+    """Argument of a kernel: sqrt(1 - p^t) / (1 - q^t), where t is one more than the count in an input on the CPU."""
+
+    def __init__(self, counter, q, p=0.0):
+        self.counter, self.q, self.p = counter, q, p
+
+
+class OnCPU:
+    """Argument of a kernel: the float that an operator on the CPU gives, which is run before."""
+
+    def __init__(self, operator):
+        self.operator = operator
+
+
 cdef View view(tensor_t* t):
     cdef View v = View.__new__(View)
     v.t = t
@@ -663,6 +679,8 @@ cdef class CudaOperator(Operator):
             for k in range(t.ndim):
                 if t.shape[k] != s.shape[k]:
                     return False
+            if s.live:
+                continue
             if t.layout != DEVICE:
                 # in host memory: the same values, that nobody else can write
                 if t.version != s.version or t.storage == NULL or t.storage.refs != 1:
@@ -687,6 +705,8 @@ cdef class CudaOperator(Operator):
             if self.launches[i].counter >= 0:
                 (<int64_t*>self.launches[i].arguments[self.launches[i].counter])[0] = self.drawn
                 self.drawn += self.launches[i].draws
+            if self.launches[i].live >= 0:
+                self.follow(self.launches[i])
             error = caffe2_start(self.device.handle, self.launches[i].function, self.launches[i].blocks,
                                  self.launches[i].threads, caffe2_handles[self.device.index],
                                  self.launches[i].arguments)
@@ -714,6 +734,8 @@ cdef class CudaOperator(Operator):
             free(self.launches[i])
         self.num_launches = 0
         self.calls.clear()
+        for i in range(self.num_inputs):
+            self.seen[i].live = False
         self.execute()
         self.noted = self.repeats
         for i in range(self.num_inputs + self.num_outputs):
@@ -822,6 +844,14 @@ cdef class CudaOperator(Operator):
         else:
             to_device(self.y[i], np.asarray(array), self.device)
 
+    def device_id(self, int i):
+        """int: the device that input i is on; -1 for host memory."""
+        return self.x[i].device_id if self.x[i].layout == DEVICE else -1
+
+    def copy_across(self, int i, int o):
+        """Copy input i, from whichever device, to output o."""
+        copy_on_device(self.y[o], self.x[i], self.stream)
+
     def copy(self, int i, int o):
         """Copy input i to output o."""
         if self.x[i] != self.y[o]:
@@ -863,7 +893,8 @@ cdef class CudaOperator(Operator):
         """Run a kernel, of STEM.cu if that is not the operator's own, on that many blocks of threads.
 
         Arguments are tensors (pointers there), ints (long long there), floats (float), None (a null pointer), bytes (a
-        struct, by value), or Draws (long long: how many numbers the operator has drawn before).
+        struct, by value), Draws (long long: how many numbers the operator has drawn before), BiasCorrection or OnCPU
+        (float: computed again for each launch).
         """
         cdef launch_t* l
         cdef int i = 0, at = 0
@@ -884,7 +915,7 @@ cdef class CudaOperator(Operator):
             l.function = <void*>function
             l.blocks = min(blocks, 2**31 - 1)
             l.threads = threads
-            l.counter = -1
+            l.counter = l.live = -1
             for a in arguments:
                 l.arguments[i] = &l.values[at]
                 if isinstance(a, View) or a is None:
@@ -903,11 +934,22 @@ cdef class CudaOperator(Operator):
                     l.counter, l.draws = i, a.count
                     memcpy(l.arguments[i], &self.drawn, 8)
                     self.drawn += a.count
+                elif isinstance(a, BiasCorrection):
+                    l.live, l.count, l.p, l.q = i, a.counter, a.p, a.q
+                    self.follows(a.counter)
+                elif isinstance(a, OnCPU):
+                    l.live, l.count = i, -1
+                    self.on_cpu = a.operator
+                    self.cpu_operator = <void*>self.on_cpu
+                    for k in self.host_inputs:
+                        self.follows(k)
                 else:
                     integer = a
                     memcpy(l.arguments[i], &integer, 8)
                 at += 8
                 i += 1
+            if l.live >= 0:
+                self.follow(l)
             error = caffe2_start(self.device.handle, l.function, l.blocks, l.threads, <void*>self.stream.handle,
                                  l.arguments)
             check(error, f"launching kernel {kernel}")
@@ -915,6 +957,25 @@ cdef class CudaOperator(Operator):
             free(l)
             raise
         self.note(l)
+
+    cdef int follows(self, int i) except -1:
+        """Note that launches read input i, a count on the CPU, so that others of it make no difference."""
+        if self.x[i].dtype != INT64 or self.x[i].size != 1:
+            raise ValueError(f"input {i} must be one int64")
+        self.seen[i].live = True
+        return 0
+
+    cdef int follow(self, launch_t* l) except -1 nogil:
+        """Compute the argument of a launch that follows a value on the CPU."""
+        cdef double t
+        cdef float* argument = <float*>l.arguments[l.live]
+        if l.count >= 0:
+            t = <double>(<int64_t*>self.x[l.count].data)[0] + 1
+            argument[0] = <float>(sqrt(1 - pow(l.p, t)) / (1 - pow(l.q, t)))
+        else:
+            run_operator(self.cpu_operator)
+            argument[0] = (<float*>(<Operator>self.cpu_operator).y[0].data)[0]
+        return 0
 
     cdef int note(self, launch_t* l) except -1:
         cdef launch_t** more

@@ -1,4 +1,5 @@
 """Optimizers' steps on dense parameters."""
+from caffe2._core.cuda import BiasCorrection
 from caffe2.ops.cuda.pointwise import FLOAT, FLOAT16, SUFFIX, register_cuda
 from caffe2.ops.cuda.reduction import Reducing
 
@@ -6,7 +7,8 @@ from caffe2.ops.cuda.reduction import Reducing
 class Step(Reducing):
     """Base. `names` of the inputs and `outs` of the outputs say which continues which.
 
-    The number of the iteration, where a rule needs it, is on the CPU.
+    The number of the iteration, where a rule needs it, is on the CPU; a rule that takes it by `iteration` is computed
+    anew at each step, one that gives its kernel a BiasCorrection is not.
     """
 
     names, outs, dtype = "", "", FLOAT
@@ -92,7 +94,7 @@ class DecayAdagrad(Step):
         x, args = self.read(), self.args
         y = self.write(x)
         b = args.float("beta1", 0.9)
-        c = 1 / (1 - b ** self.iteration()) if args.bool("bias_correction_first", True) else 1.0
+        c = BiasCorrection(5, b) if args.bool("bias_correction_first", True) else 1.0
         self.launch("DecayAdagrad", y[0].size, *x.values(), *y, y[0].size, b, args.float("epsilon", 1e-5),
                     args.float("weight_decay", 0.0), c)
 
@@ -109,11 +111,11 @@ class Adadelta(Step):
 @rule("Adam", "param moment_1 moment_2 grad lr iter", "param moment_1 moment_2 grad")
 class Adam(Step):
     def execute(self):
-        x, args, t = self.read(), self.args, self.iteration()
+        x, args = self.read(), self.args
         y = self.write(x)
         b1, b2 = args.float("beta1", 0.9), args.float("beta2", 0.999)
-        c = (1 - b2 ** t) ** 0.5 / (1 - b1 ** t)
-        self.launch("Adam", y[0].size, *x.values(), *y, y[0].size, b1, b2, args.float("epsilon", 1e-5), c)
+        self.launch("Adam", y[0].size, *x.values(), *y, y[0].size, b1, b2, args.float("epsilon", 1e-5),
+                    BiasCorrection(5, b1, b2))
 
 
 @rule("RmsProp", "grad mean_squares moment lr", "grad mean_squares moment")
