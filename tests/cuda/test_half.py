@@ -41,13 +41,14 @@ def compare(type, inputs, outputs=1, kept=(), tolerance=2 * HALF_UNIT, **args):
     return want
 
 
-@pytest.mark.parametrize("type", "Relu Sigmoid Tanh Softplus Softsign Swish LeakyRelu Elu Selu HardSigmoid".split())
+@pytest.mark.parametrize("type", (
+    "Relu ThresholdedRelu Sigmoid Tanh Softplus Softsign Swish Gelu LeakyRelu Elu Selu HardSigmoid").split())
 def test_activation(type):
     x = values(3, 37)
     y, = compare(type, [x])
     y = y.astype(np.float16).astype(np.float32)
-    inputs = [x, y, values(3, 37)] if type == "Swish" else [
-        x if type in ("Softsign",) else y, values(3, 37)]
+    dy = values(3, 37)
+    inputs = {"Swish": [x, y, dy], "Softsign": [x, dy], "Gelu": [dy, x]}.get(type, [y, dy])
     compare(type + "Gradient", inputs, tolerance=4 * HALF_UNIT)
 
 
@@ -56,7 +57,7 @@ def test_unary(type):
     compare(type, [values(5, 7)])
 
 
-@pytest.mark.parametrize("type", "Sqrt Log Rsqrt Reciprocal".split())
+@pytest.mark.parametrize("type", "Sqrt Log Log1p Rsqrt Reciprocal".split())
 def test_unary_of_positive(type):
     compare(type, [values(5, 7, positive=True)])
 
