@@ -23,6 +23,7 @@ class Zoo:
 
     model: model_helper.ModelHelper
     train: bool = False
+    momentum: float = 0.0
     parameters: dict = field(default_factory=dict)
     data: np.ndarray = None
     label: np.ndarray = None
@@ -42,9 +43,9 @@ class Zoo:
 
     def feed(self):
         """Feed parameters and input."""
-        workspace.RunNetOnce(self.model.param_init_net)
         for name, value in self.parameters.items():
             workspace.FeedBlob(name, value)
+        workspace.RunNetOnce(self.model.param_init_net)
         workspace.FeedBlob("data", self.data)
         if self.label is not None:
             workspace.FeedBlob("label", self.label)
@@ -106,7 +107,10 @@ class Zoo:
             self.label = self.rng.integers(0, classes, shape[0]).astype(np.int32)
             _, loss = self.model.net.SoftmaxWithLoss([x, "label"], ["softmax", "loss"])
             self.model.AddGradientOperators([loss])
-            optimizer.build_sgd(self.model, base_learning_rate=LEARNING_RATE, policy="fixed")
+            for name in self.parameters:
+                self.model.param_init_net.AddExternalInput(name)
+            optimizer.build_sgd(self.model, base_learning_rate=LEARNING_RATE, policy="fixed",
+                                momentum=self.momentum)
         else:
             brew.softmax(self.model, x, "softmax")
             del self.net.external_input[:]
@@ -115,20 +119,24 @@ class Zoo:
         return self
 
 
-def _start(name, train=False):
-    return Zoo(model_helper.ModelHelper(name=name, arg_scope={"order": "NCHW"}, init_params=False), train)
+def _start(name, train=False, momentum=0.0):
+    return Zoo(model_helper.ModelHelper(name=name, arg_scope={"order": "NCHW"}, init_params=False), train, momentum)
 
 
 # ---------------------------------------------------------------- the nets
 
 
-def resnet50(batch=1, size=224, train=False):
-    """ResNet-50, the stride in the 3x3 convolutions."""
-    n = _start("resnet50", train)
+# Of ResNet-50: (width, blocks) of each stage.
+STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
+
+
+def resnet50(batch=1, size=224, train=False, momentum=0.0, stages=STAGES, classes=CLASSES):
+    """ResNet-50, the stride in the 3x3 convolutions; or, with other stages, a smaller one of the same blocks."""
+    n = _start("resnet50", train, momentum)
     x = n.conv_bn("data", "conv1", 3, 64, 7, 2, 3, relu=n.relu)
     x = n.max_pool(x, "pool1", 3, 2, 1)
     channels = 64
-    for stage, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 2):
+    for stage, (width, blocks) in enumerate(stages, 2):
         for block in range(blocks):
             name = f"res{stage}_{block}"
             stride = 2 if block == 0 and stage > 2 else 1
@@ -140,7 +148,7 @@ def resnet50(batch=1, size=224, train=False):
             x = n.relu(brew.sum(n.model, [y, x], name))
             channels = 4 * width
     x = n.mean_pool(x, "pool5")
-    return n.finish(n.fc(x, "logits", channels, CLASSES), CLASSES, batch, 3, size, size)
+    return n.finish(n.fc(x, "logits", channels, classes), classes, batch, 3, size, size)
 
 
 def squeezenet(batch=1, size=224):

@@ -29,6 +29,10 @@ cdef class Device:
     cdef list idle
     cdef dict modules
     cdef readonly object lock
+    cdef uint64_t* fault                # in host memory that kernels write to: an operator's number, a wrong label
+    cdef size_t fault_address           # the same for kernels
+    cdef object watched                 # number -> operator
+    cdef int raise_fault(self) except -1
 
 # A kernel with its arguments, as the driver takes them.
 cdef struct launch_t:
@@ -37,6 +41,9 @@ cdef struct launch_t:
     unsigned threads
     int counter                         # argument that says how many random draws went before, or -1
     int64_t draws                       # how many the launch makes
+    int live                            # argument that follows a value on the CPU, or -1
+    int count                           # of these the input that counts, or -1: what the operator on the CPU gives
+    double p, q
     void* arguments[MAX_ARGUMENTS]
     char values[ARGUMENT_BYTES]
 
@@ -47,6 +54,7 @@ cdef struct seen_t:
     int ndim
     int layout
     uint64_t version
+    bint live                           # its value is read at each launch
     int64_t shape[MAX_DIMS]
 
 cdef class View:
@@ -64,6 +72,11 @@ cdef class CudaOperator(Operator):
     cdef list calls
     cdef public int64_t drawn
     cdef object _key
+    cdef int64_t number                 # among those that the device watches, or 0
     cdef list scratches
+    cdef Operator on_cpu                # whose result a kernel takes, see OnCPU
+    cdef void* cpu_operator
     cdef bint same(self, void* stream) noexcept nogil
     cdef int note(self, launch_t* l) except -1
+    cdef int follow(self, launch_t* l) except -1 nogil
+    cdef int follows(self, int i) except -1

@@ -7,17 +7,20 @@ import ctypes
 import os
 import sys
 import threading
+import weakref
 from collections import deque
 
 import numpy as np
 
-from libc.stdint cimport int64_t
+from libc.math cimport pow, sqrt
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
 
+from caffe2._core.operator cimport Operator, run_operator
 from caffe2._core.tensor cimport (
-    DEVICE, MAX_DIMS, STRING, UNDEFINED, Tensor, count, dimensions, dtype_name, dtype_of, itemsize, lend, make_plain,
-    reshape, resize_on_device, shape_of, share, storage_t, tensor_t, to_numpy,
+    DEVICE, INT64, MAX_DIMS, STRING, UNDEFINED, Tensor, count, dimensions, dtype_name, dtype_of, itemsize, lend,
+    make_plain, reshape, resize_on_device, shape_of, share, storage_t, tensor_t, to_numpy,
 )
 
 from caffe2._core import tensor as _tensor
@@ -228,11 +231,18 @@ cdef class Device:
         self.streams = []
         self.idle = []
         self.modules = {}
+        self.watched = weakref.WeakValueDictionary()
+        current, host, address = (ctypes.c_void_p() for _ in range(3))
         with self:
-            current = ctypes.c_void_p()
             check(_library.cuCtxGetCurrent(ctypes.byref(current)), "reading the current context")
-            handle = current.value
+            check(_library.cuMemHostAlloc(ctypes.byref(host), ctypes.c_size_t(8), 2), "allocating page-locked memory")
+            check(_library.cuMemHostGetDevicePointer_v2(ctypes.byref(address), host, 0), "mapping page-locked memory")
+        handle = current.value
         self.handle = <void*>handle
+        handle = host.value
+        self.fault = <uint64_t*>handle
+        self.fault[0] = 0
+        self.fault_address = address.value
 
     def __enter__(self):
         self.context.push()
@@ -262,6 +272,27 @@ cdef class Device:
     def put_back(self, stream):
         """Leave a stream to other threads."""
         self.idle.append(stream)
+
+    def watch(self, operator):
+        """A number for an operator whose kernels may find a wrong label."""
+        with self.lock:
+            number = max(self.watched, default=0) + 1
+            self.watched[number] = operator
+        return number
+
+    cdef int raise_fault(self) except -1:
+        """Raise for a wrong label that a kernel found."""
+        cdef uint64_t found = self.fault[0]
+        cdef int32_t label = <int32_t>found
+        self.fault[0] = 0
+        operator = self.watched.get(found >> 32)
+        name = "an operator that is gone"
+        if operator is not None:
+            d = operator.definition
+            name = f"operator {d.type}({', '.join(d.input)}) -> ({', '.join(d.output)})"
+        raise RuntimeError(
+            f"a label is not the number of a class: {label}, in {name}, which ran on CUDA "
+            f"device {self.index} before; its result is NaN there")
 
     def synchronize(self):
         """Wait until all streams are done."""
@@ -413,6 +444,8 @@ cdef object to_host(const tensor_t* t):
         if array.nbytes:
             _driver.memcpy_dtoh_async(array, <size_t>t.data, stream.queue)
         stream.queue.synchronize()
+    if device.fault[0]:
+        device.raise_fault()
     return array
 
 
@@ -573,6 +606,20 @@ class Draws:
         self.count = draws
 
 
+class BiasCorrection:
+    """Argument of a kernel: sqrt(1 - p^t) / (1 - q^t), where t is one more than the count in an input on the CPU."""
+
+    def __init__(self, counter, q, p=0.0):
+        self.counter, self.q, self.p = counter, q, p
+
+
+class OnCPU:
+    """Argument of a kernel: the float that an operator on the CPU gives, which is run before."""
+
+    def __init__(self, operator):
+        self.operator = operator
+
+
 cdef View view(tensor_t* t):
     cdef View v = View.__new__(View)
     v.t = t
@@ -632,6 +679,8 @@ cdef class CudaOperator(Operator):
             for k in range(t.ndim):
                 if t.shape[k] != s.shape[k]:
                     return False
+            if s.live:
+                continue
             if t.layout != DEVICE:
                 # in host memory: the same values, that nobody else can write
                 if t.version != s.version or t.storage == NULL or t.storage.refs != 1:
@@ -656,6 +705,8 @@ cdef class CudaOperator(Operator):
             if self.launches[i].counter >= 0:
                 (<int64_t*>self.launches[i].arguments[self.launches[i].counter])[0] = self.drawn
                 self.drawn += self.launches[i].draws
+            if self.launches[i].live >= 0:
+                self.follow(self.launches[i])
             error = caffe2_start(self.device.handle, self.launches[i].function, self.launches[i].blocks,
                                  self.launches[i].threads, caffe2_handles[self.device.index],
                                  self.launches[i].arguments)
@@ -683,6 +734,8 @@ cdef class CudaOperator(Operator):
             free(self.launches[i])
         self.num_launches = 0
         self.calls.clear()
+        for i in range(self.num_inputs):
+            self.seen[i].live = False
         self.execute()
         self.noted = self.repeats
         for i in range(self.num_inputs + self.num_outputs):
@@ -755,6 +808,13 @@ cdef class CudaOperator(Operator):
             self._key = key - (1 << 64) if key >= 1 << 63 else key
         return self._key
 
+    @property
+    def fault(self):
+        """Arguments of a kernel that may find a label that is no class: the next fetch raises for it."""
+        if self.number == 0:
+            self.number = self.device.watch(self)
+        return self.device.fault_address, self.number
+
     def room(self, int k, size, int dtype=1):
         """Room number k for intermediate values, which stays with the operator."""
         cdef Tensor t
@@ -783,6 +843,14 @@ cdef class CudaOperator(Operator):
             self.set_output(i, array)
         else:
             to_device(self.y[i], np.asarray(array), self.device)
+
+    def device_id(self, int i):
+        """int: the device that input i is on; -1 for host memory."""
+        return self.x[i].device_id if self.x[i].layout == DEVICE else -1
+
+    def copy_across(self, int i, int o):
+        """Copy input i, from whichever device, to output o."""
+        copy_on_device(self.y[o], self.x[i], self.stream)
 
     def copy(self, int i, int o):
         """Copy input i to output o."""
@@ -825,7 +893,8 @@ cdef class CudaOperator(Operator):
         """Run a kernel, of STEM.cu if that is not the operator's own, on that many blocks of threads.
 
         Arguments are tensors (pointers there), ints (long long there), floats (float), None (a null pointer), bytes (a
-        struct, by value), or Draws (long long: how many numbers the operator has drawn before).
+        struct, by value), Draws (long long: how many numbers the operator has drawn before), BiasCorrection or OnCPU
+        (float: computed again for each launch).
         """
         cdef launch_t* l
         cdef int i = 0, at = 0
@@ -846,7 +915,7 @@ cdef class CudaOperator(Operator):
             l.function = <void*>function
             l.blocks = min(blocks, 2**31 - 1)
             l.threads = threads
-            l.counter = -1
+            l.counter = l.live = -1
             for a in arguments:
                 l.arguments[i] = &l.values[at]
                 if isinstance(a, View) or a is None:
@@ -865,11 +934,22 @@ cdef class CudaOperator(Operator):
                     l.counter, l.draws = i, a.count
                     memcpy(l.arguments[i], &self.drawn, 8)
                     self.drawn += a.count
+                elif isinstance(a, BiasCorrection):
+                    l.live, l.count, l.p, l.q = i, a.counter, a.p, a.q
+                    self.follows(a.counter)
+                elif isinstance(a, OnCPU):
+                    l.live, l.count = i, -1
+                    self.on_cpu = a.operator
+                    self.cpu_operator = <void*>self.on_cpu
+                    for k in self.host_inputs:
+                        self.follows(k)
                 else:
                     integer = a
                     memcpy(l.arguments[i], &integer, 8)
                 at += 8
                 i += 1
+            if l.live >= 0:
+                self.follow(l)
             error = caffe2_start(self.device.handle, l.function, l.blocks, l.threads, <void*>self.stream.handle,
                                  l.arguments)
             check(error, f"launching kernel {kernel}")
@@ -877,6 +957,25 @@ cdef class CudaOperator(Operator):
             free(l)
             raise
         self.note(l)
+
+    cdef int follows(self, int i) except -1:
+        """Note that launches read input i, a count on the CPU, so that others of it make no difference."""
+        if self.x[i].dtype != INT64 or self.x[i].size != 1:
+            raise ValueError(f"input {i} must be one int64")
+        self.seen[i].live = True
+        return 0
+
+    cdef int follow(self, launch_t* l) except -1 nogil:
+        """Compute the argument of a launch that follows a value on the CPU."""
+        cdef double t
+        cdef float* argument = <float*>l.arguments[l.live]
+        if l.count >= 0:
+            t = <double>(<int64_t*>self.x[l.count].data)[0] + 1
+            argument[0] = <float>(sqrt(1 - pow(l.p, t)) / (1 - pow(l.q, t)))
+        else:
+            run_operator(self.cpu_operator)
+            argument[0] = (<float*>(<Operator>self.cpu_operator).y[0].data)[0]
+        return 0
 
     cdef int note(self, launch_t* l) except -1:
         cdef launch_t** more

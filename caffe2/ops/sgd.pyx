@@ -16,7 +16,7 @@ from caffe2._core.threads cimport num_threads
 from caffe2.ops.kernels.dispatch cimport K
 
 from caffe2._core import gradient
-from caffe2._core.registry import register
+from caffe2._core.registry import CUDA, register
 from caffe2._core.schema import TensorInfo, flops_per_element, like
 from caffe2.ops.learning_rate import on_cpu
 
@@ -425,6 +425,16 @@ update_rule("SparseMomentumSGDUpdate", Momentum, "grad moment lr param indices",
 update_rule("FP32MomentumSGDUpdate", Momentum, "grad moment lr param", "grad moment param",
             "MomentumSGDUpdate of the gradient with weight_decay * param added.",
             {**_MOMENTUM_ARGS, "weight_decay": "share of the parameter in its step (default 0)"})
+register(
+    "FP16MomentumSGDUpdate", None, 4, 3, device=CUDA,
+    ins={"grad": "float16 tensor: the gradient", "moment": "float16 tensor", "lr": "one float",
+         "param": "float16 tensor"},
+    outs={"output_grad": "the step", "output_moment": "the new moment", "output_param": "the new parameter"},
+    inplace=[(0, 0), (1, 1), (3, 2)], infer=like(0, 1, 3),
+    args={**_MOMENTUM_ARGS, "weight_decay": "share of the parameter in its step (default 0)",
+          "fp32_update": "accepted: steps are computed in float32 always"},
+    doc="FP32MomentumSGDUpdate of float16 tensors. On CUDA devices alone.",
+)
 
 
 cdef class Adagrad(Update):

@@ -1,11 +1,12 @@
 """Tensors, streams and errors on a device."""
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from caffe2 import cuda_info
-from caffe2._core import cuda, cuda_compiler
+from caffe2._core import cuda, cuda_compiler, registry
 from caffe2.proto import caffe2_pb2
 from caffe2.python import core, workspace
 
@@ -186,3 +187,152 @@ def test_serialized_from_the_device():
     workspace.ResetWorkspace()
     workspace.DeserializeBlob("x", data)
     np.testing.assert_array_equal(workspace.blobs["x"], [1, 2, 3])
+
+
+@pytest.mark.parametrize("type, outputs", [
+    ("SoftmaxWithLoss", ["softmax", "loss"]), ("LabelCrossEntropy", ["loss"]), ("Accuracy", ["loss"])])
+@pytest.mark.parametrize("label", [3, -1])
+def test_a_label_that_is_no_class(type, outputs, label):
+    fed("x", [[0.5, 0.2, 0.3], [0.1, 0.1, 0.8]])
+    workspace.FeedBlob("label", np.array([1, label], np.int32), GPU)
+    net = core.Net("labels")
+    with core.DeviceScope(GPU):
+        getattr(net, type)(["x", "label"], outputs)
+    workspace.CreateNet(net)
+    for _ in range(2):                          # the second time, what was launched is repeated
+        workspace.RunNet(net)
+        message = rf"not the number of a class: {label}, in operator {type}\(x, label\) .*device 0"
+        with pytest.raises(RuntimeError, match=message):
+            workspace.FetchBlob("loss")
+        assert np.isnan(workspace.FetchBlob("loss")).any()          # told once
+    workspace.FeedBlob("label", np.array([1, 2], np.int32), GPU)
+    workspace.RunNet(net)
+    assert np.isfinite(workspace.FetchBlob("loss")).all()
+
+
+def test_a_label_that_is_no_class_has_no_gradient():
+    fed("x", [[1, 2, 3], [3, 2, 1]])
+    fed("p", [[0.25, 0.25, 0.5], [0.25, 0.25, 0.5]])
+    fed("dloss", 1)
+    workspace.FeedBlob("label", np.array([0, 7], np.int32), GPU)
+    run("SoftmaxWithLossGradient", ["x", "label", "p", "dloss"], ["dx"])
+    np.testing.assert_allclose(workspace.FetchBlob("dx"), [[-0.375, 0.125, 0.25], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("name", ["Adam", "DecayAdagrad"])
+def test_steps_are_repeated_without_python(name, monkeypatch):
+    """While iterations go on, nothing of an optimizer's step is decided anew, and its values are the CPU's."""
+    inputs = ["w", "m", "h", "g", "lr", "iter"]
+
+    def train(device, steps, between=lambda: None):
+        workspace.ResetWorkspace()
+        option = core.DeviceOption(device, 0)
+        net = core.Net("steps")
+        for i, n in enumerate(inputs[:4]):
+            workspace.FeedBlob(n, np.linspace(0.1, 1, 7, dtype=np.float32) * (i + 1), option)
+        workspace.FeedBlob("iter", np.zeros(1, np.int64))
+        with core.DeviceScope(option):
+            net.Iter("iter", "iter")
+            net.LearningRate("iter", "lr", base_lr=-0.1, policy="inv", gamma=0.5, power=1.0)
+            getattr(net, name)(inputs, inputs[:3])
+        workspace.CreateNet(net, overwrite=True)
+        for _ in range(steps):
+            workspace.RunNet(net)
+            between()
+        return [workspace.FetchBlob(n) for n in ("w", "m", "h", "lr", "iter")]
+
+    def decided_anew(self):
+        raise AssertionError(f"{self.type} is decided anew")
+
+    want = train(caffe2_pb2.CPU, 6)
+    ops = registry.find(name, registry.CUDA), registry.find("LearningRate", registry.CUDA)
+    got = train(caffe2_pb2.CUDA, 6, lambda: [monkeypatch.setattr(c, "execute", decided_anew) for c in ops])
+    for a, b in zip(got, want):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_learning_rate_of_a_wrong_count():
+    workspace.FeedBlob("iter", np.zeros(1, np.float32))
+    with pytest.raises(RuntimeError, match="must be one int64.*LearningRate"):
+        run("LearningRate", ["iter"], ["lr"], base_lr=0.1, policy="fixed")
+
+
+def test_a_tensor_on_another_device():
+    other = cuda.device_count() - 1
+    if not other:
+        pytest.skip("there is one device")
+    fed("there", [1, 2, 3], other)
+    with pytest.raises(RuntimeError, match=f"there. is on CUDA device {other}, but must be on device 0: use Copy"):
+        run("Relu", ["there"], ["y"])
+    for values in ([1, 2, 3], [4, 5]):
+        fed("there", values, other)
+        run("Copy", ["there"], ["here"])
+        run("Negative", ["here"], ["y"])
+        np.testing.assert_array_equal(workspace.FetchBlob("y"), -np.array(values))
+    np.testing.assert_array_equal(workspace.FetchBlob("there"), [4, 5])
+
+
+def test_a_count_on_the_device():
+    for name in "wmhg":
+        fed(name, [1, 2])
+    fed("lr", [0.1])
+    workspace.FeedBlob("iter", np.zeros(1, np.int64), GPU)
+    with pytest.raises(RuntimeError, match="iter. must be on the CPU, but is on CUDA device 0.*CopyGPUToCPU"):
+        run("Adam", ["w", "m", "h", "g", "lr", "iter"], ["w", "m", "h"])
+    np.testing.assert_array_equal(workspace.FetchBlob("w"), [1, 2])
+
+
+def test_memory_is_found_again_when_blobs_go(device):
+    total = device.memory()["free"] // 2 // 4
+    run("ConstantFill", [], ["half"], shape=[total])
+    fed("x", [1, 2])
+    with pytest.raises(RuntimeError, match="out of memory: .* are wanted.*smaller batches, reset blobs"):
+        run("ConstantFill", [], ["more"], shape=[4 * total])
+    np.testing.assert_array_equal(workspace.FetchBlob("x"), [1, 2])
+    workspace.FeedBlob("half", np.zeros(1, np.float32))
+    run("ConstantFill", [], ["more"], shape=[total], value=3.0)
+    assert workspace.FetchBlob("more")[-1] == 3
+
+
+@pytest.mark.parametrize("module, op, message", [
+    ("nvmath.bindings.cublas", ("FC", ["x", "x", "b"]), "nvmath-python, for cuBLAS, cannot be loaded.*pip install"),
+    ("cudnn", ("Conv", ["image", "image"]), "nvidia-cudnn-frontend, for cuDNN, cannot be loaded.*pip install")])
+def test_no_library(monkeypatch, module, op, message):
+    fed("x", np.ones((2, 2)))
+    fed("b", np.ones(2))
+    fed("image", np.ones((1, 1, 3, 3)) * 2)
+    monkeypatch.setattr("caffe2.ops.cuda.conv._plans", {})
+    monkeypatch.setitem(sys.modules, module, None)          # importing it fails
+    with pytest.raises(RuntimeError, match=message):
+        run(*op, ["y"], kernel=3)
+    np.testing.assert_array_equal(workspace.FetchBlob("x"), np.ones((2, 2)))
+
+
+def test_kernels_that_do_not_compile(monkeypatch, tmp_path, device):
+    monkeypatch.setenv("CAFFE2_CUDA_CACHE", str(tmp_path))
+    with pytest.raises(RuntimeError, match=f"wrong.cu do not compile for {device.arch} with .*nvcc"):
+        cuda_compiler.compile_source("this is no CUDA", device.arch, "wrong")
+
+
+@pytest.mark.parametrize("error, message", [
+    ("libcuda.so.1: cannot open shared object file", "driver is not installed.*nvidia-smi"),
+    ("No module named 'pycuda'", "PyCUDA cannot be imported.*pip install 'caffe2.cuda.'")])
+def test_no_driver(monkeypatch, error, message):
+    class Missing:
+        def find_spec(self, name, path=None, target=None):
+            if name.startswith("pycuda"):
+                raise ImportError(error)
+
+    for name in [m for m in sys.modules if m.split(".")[0] == "pycuda"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    monkeypatch.setattr(cuda, "_devices", None)
+    monkeypatch.setattr(cuda, "_unavailable", None)
+    assert cuda.device_count() == 0
+    workspace.FeedBlob("x", np.ones(2, np.float32))
+    with pytest.raises(RuntimeError, match=f"there is no CUDA device 0: .*{message}"):
+        run("Relu", ["x"], ["y"])
+    with pytest.raises(RuntimeError, match=message):
+        fed("z", [1])
+    workspace.RunOperatorOnce(core.CreateOperator("Relu", ["x"], ["y"]))
+    np.testing.assert_array_equal(workspace.FetchBlob("y"), [1, 1])

@@ -1,13 +1,15 @@
 #include "caffe2.cuh"
 
 // y = f(x), with arguments a and b of the operator.
-#define UNARY(NAME, EXPRESSION) \
-  KERNEL(NAME, const float* x, float* y, int64 n, float a, float b) { \
-    each(n, [=](float x, float& y) { y = EXPRESSION; }, x, y); }
+#define UNARY_OF(NAME, T, EXPRESSION) \
+  KERNEL(NAME, const T* x, T* y, int64 n, float a, float b) { \
+    each(n, [=](float x, T& y) { y = EXPRESSION; }, x, y); }
+#define UNARY(NAME, EXPRESSION) UNARY_OF(NAME##_f, float, EXPRESSION) UNARY_OF(NAME##_h, Half, EXPRESSION)
 // dx = f(z, dy), where z is x or y
-#define GRADIENT(NAME, EXPRESSION) \
-  KERNEL(NAME, const float* z, const float* dy, float* dx, int64 n, float a, float b) { \
-    each(n, [=](float z, float dy, float& dx) { dx = EXPRESSION; }, z, dy, dx); }
+#define GRADIENT_OF(NAME, T, EXPRESSION) \
+  KERNEL(NAME, const T* z, const T* dy, T* dx, int64 n, float a, float b) { \
+    each(n, [=](float z, float dy, T& dx) { dx = EXPRESSION; }, z, dy, dx); }
+#define GRADIENT(NAME, EXPRESSION) GRADIENT_OF(NAME##_f, float, EXPRESSION) GRADIENT_OF(NAME##_h, Half, EXPRESSION)
 
 __device__ inline float sigmoid(float x) { return 1 / (1 + expf(-x)); }
 
@@ -32,6 +34,23 @@ GRADIENT(SoftplusGradient, dy * -expm1f(-z))
 UNARY(Softsign, x / (1 + fabsf(x)))
 GRADIENT(SoftsignGradient, dy / ((1 + fabsf(z)) * (1 + fabsf(z))))
 UNARY(Swish, x * sigmoid(x))
-KERNEL(SwishGradient, const float* x, const float* y, const float* dy, float* dx, int64 n, float, float) {
-  each(n, [](float x, float y, float dy, float& dx) { dx = dy * (y + sigmoid(x) * (1 - y)); }, x, y, dy, dx);
+UNARY(ThresholdedRelu, x > a ? x : 0)
+GRADIENT(ThresholdedReluGradient, z > 0 ? dy : z < 0 ? -dy : 0)
+
+// The normal distribution function, or where `fast` what comes near it; and its slope there.
+__device__ inline float normal(float x, bool fast) {
+  return 0.5f + 0.5f * (fast ? tanhf(0.7978845608f * x * (1 + 0.044715f * x * x)) : erff(0.70710678118f * x));
 }
+__device__ inline float density(float x, bool fast) {
+  float p = normal(x, true);
+  return fast ? 2 * p * (1 - p) * 0.7978845608f * (1 + 3 * 0.044715f * x * x) : 0.3989422804f * expf(-0.5f * x * x);
+}
+UNARY(Gelu, x * normal(x, a != 0))
+#define GELU_GRADIENT(S, T) \
+  KERNEL(GeluGradient##S, const T* dy, const T* x, T* dx, int64 n, float a, float) { \
+    each(n, [=](float dy, float x, T& dx) { dx = dy * (normal(x, a != 0) + x * density(x, a != 0)); }, dy, x, dx); }
+FLOATS(GELU_GRADIENT)
+#define SWISH_GRADIENT(S, T) \
+  KERNEL(SwishGradient##S, const T* x, const T* y, const T* dy, T* dx, int64 n, float, float) { \
+    each(n, [](float x, float y, float dy, T& dx) { dx = dy * (y + sigmoid(x) * (1 - y)); }, x, y, dy, dx); }
+FLOATS(SWISH_GRADIENT)

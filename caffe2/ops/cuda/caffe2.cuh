@@ -1,5 +1,6 @@
 // What all kernels share. Arguments are pointers, int64 and float, or structs by value; see CudaOperator.launch.
 #pragma once
+#include <cuda_fp16.h>
 
 #ifndef KERNEL
 #define KERNEL(name, ...) extern "C" __global__ void name(__VA_ARGS__)
@@ -11,6 +12,20 @@ typedef unsigned long long uint64;
 
 #define FIRST (blockIdx.x * (int64)blockDim.x + threadIdx.x)
 #define STEP ((int64)gridDim.x * blockDim.x)
+
+// A number that is stored in half precision: computed with as a float, rounded where it is stored. In an expression
+// with ?: one branch at least must be a float, not both a Half and an int.
+struct Half {
+  __half v;
+  __device__ operator float() const { return __half2float(v); }
+  __device__ Half& operator=(float x) { v = __float2half_rn(x); return *this; }
+};
+// What sums of T are kept in.
+template <class T> struct Wide { typedef T type; };
+template <> struct Wide<Half> { typedef float type; };
+
+// A kernel for each of the two, with its suffix.
+#define FLOATS(KERNEL_OF) KERNEL_OF(_f, float) KERNEL_OF(_h, Half)
 
 // ---------------------------------------------------------------- place by place
 
@@ -70,6 +85,15 @@ template <class T, class F> __device__ T block_reduce(T v, F f) {
   return result;
 }
 template <class T> __device__ T block_sum(T v) { return block_reduce(v, Plus()); }
+
+// ---------------------------------------------------------------- labels
+
+// Whether a label is a class. One that is not is told to the host, in one store; see CudaOperator.fault.
+__device__ inline bool is_class(int label, int64 classes, volatile uint64* fault, int64 number) {
+  if (label >= 0 && label < classes) return true;
+  *fault = (uint64)number << 32 | (unsigned)label;
+  return false;
+}
 
 // ---------------------------------------------------------------- random numbers
 

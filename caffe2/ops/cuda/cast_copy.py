@@ -4,13 +4,28 @@ from caffe2.ops.cast_copy import dtype_argument
 from caffe2.ops.cuda.pointwise import FLOAT, FLOAT16, SUFFIX, register_cuda
 
 
-@register_cuda("Copy")
 @register_cuda("StopGradient")
 @register_cuda("EnsureDense")
 @register_cuda("CopyOnDeviceLike")
-class Copy(CudaOperator):
+class SameDevice(CudaOperator):
     def execute(self):
         self.copy(0, 0)
+
+
+@register_cuda("Copy")
+class Copy(CudaOperator):
+    """From another device, too."""
+
+    def check_input(self, i):
+        if self.device_id(i) in (-1, self.device.index):
+            super().check_input(i)
+
+    def execute(self):
+        self.repeats = self.device_id(0) == self.device.index
+        if self.repeats:
+            self.copy(0, 0)
+        else:
+            self.copy_across(0, 0)
 
 
 @register_cuda("Alias")

@@ -2,7 +2,7 @@
 from caffe2.ops import windows
 from caffe2.ops.cuda.elementwise import Broadcast
 from caffe2.ops.cuda.libraries import allows_tensor_cores, cudnn, dnn_handle
-from caffe2.ops.cuda.pointwise import FLOAT, register_cuda
+from caffe2.ops.cuda.pointwise import FLOAT, FLOATS, SUFFIX, clear, register_cuda
 
 _plans = {}
 
@@ -18,11 +18,12 @@ class Plan:
         Dimensions of images, filters and answers, channels second; `nhwc` says how they lie in memory.
     """
 
-    def __init__(self, kind, shapes, windows, nhwc, tensor_cores, handle):
+    def __init__(self, kind, shapes, windows, nhwc, dtype, tensor_cores, handle):
         binding = cudnn()
-        dtype = binding.data_type.FLOAT
+        float32 = binding.data_type.FLOAT
+        dtype = float32 if dtype == FLOAT else binding.data_type.HALF
         self.graph = g = binding.pygraph(
-            handle=handle, io_data_type=dtype, intermediate_data_type=dtype, compute_data_type=dtype)
+            handle=handle, io_data_type=dtype, intermediate_data_type=float32, compute_data_type=float32)
         image, weight, answer = (
             g.tensor(name=name, dim=list(s), stride=strides(s, nhwc), data_type=dtype)
             for name, s in zip(("X", "W", "Y"), shapes))
@@ -66,16 +67,21 @@ def strides(shape, nhwc):
 class Correlation(Broadcast):
     """Base of convolutions: images X (N, C, ...), filters (M, C / group, ...), answers (N, M, ...)."""
 
+    def given(self, n):
+        """The first inputs, all of one dtype."""
+        x = self.source(0, FLOATS)
+        return x, *(self.source(i, (x.dtype,)) for i in range(1, n))
+
     def correlate(self, kind, g, image, weight, answer):
         """Compute one of the three from the others: kind fprop the answers, dgrad the images, wgrad the filters."""
         if image.size and weight.size and answer.size:
             m = weight.shape[0]
-            self.call(self.plan_for(kind, g, m), image.pointer, weight.pointer, answer.pointer)
+            self.call(self.plan_for(kind, g, m, image.dtype), image.pointer, weight.pointer, answer.pointer)
         else:
             made = {"fprop": answer, "dgrad": image, "wgrad": weight}[kind]
-            self.launch("Constant4", made.size, made, made.size, None, bytes(4), stem="filler")
+            clear(self, made)
 
-    def plan_for(self, kind, g, filters):
+    def plan_for(self, kind, g, filters, dtype):
         """What queues a product of a geometry, given three addresses."""
         n = max(g["ndim"], 2)           # cuDNN has images of two axes or three
         axes = slice(3 - n, 3)
@@ -83,19 +89,20 @@ class Correlation(Broadcast):
                   (filters, g["channels"] // g["group"], *g["kernel"][axes]),
                   (g["batch"], filters, *g["out"][axes]))
         how = tuple(tuple(g[k][axes]) for k in ("pad", "tail", "stride", "dilation"))
-        key = (self.device.index, kind, shapes, how, g["nhwc"], allows_tensor_cores(self))
+        key = (self.device.index, kind, shapes, how, g["nhwc"], dtype,
+               dtype != FLOAT or allows_tensor_cores(self))
 
         def run(image, weight, answer):
             handle = dnn_handle(self.device.current_stream())
             plan = _plans.get(key)
             if plan is None:
-                plan = _plans[key] = Plan(kind, shapes, how, g["nhwc"], key[-1], handle)
+                plan = _plans[key] = Plan(kind, shapes, how, *key[4:], handle)
             workspace = self.room(7, plan.workspace, 6).pointer if plan.workspace else 0
             plan.run(image, weight, answer, workspace, handle)
         return run
 
-    def bias(self, i, channels):
-        b = self.source(i, (FLOAT,))
+    def bias(self, i, channels, dtype):
+        b = self.source(i, (dtype,))
         if b.shape != (channels,):
             raise ValueError(f"input {i} must be a vector of {channels} elements, but has shape {b.shape}")
         return b
@@ -103,7 +110,7 @@ class Correlation(Broadcast):
     def add_bias(self, y, b, nhwc):
         shape = [1] * y.ndim
         shape[-1 if nhwc else 1] = y.shape[-1 if nhwc else 1]
-        self.binary("Add_f", y, b, y, y.shape, y.shape, tuple(shape))
+        self.binary("Add" + SUFFIX[y.dtype], y, b, y, y.shape, y.shape, tuple(shape))
 
     def sum_bias(self, dy, db, nhwc):
         channel = dy.ndim - 1 if nhwc else 1
@@ -136,11 +143,11 @@ class Correlation(Broadcast):
 
 class Conv(Correlation):
     def execute(self):
-        x, w = self.source(0, (FLOAT,)), self.source(1, (FLOAT,))
+        x, w = self.given(2)
         g, nhwc = self.fit(x, w)
         m = w.shape[0]
-        b = self.bias(2, m) if len(self.inputs) > 2 else None
-        y = self.target(0, self.answers_shape(g, m), FLOAT)
+        b = self.bias(2, m, x.dtype) if len(self.inputs) > 2 else None
+        y = self.target(0, self.answers_shape(g, m), x.dtype)
         self.correlate("fprop", g, x, w, y)
         if b is not None:
             self.add_bias(y, b, nhwc)
@@ -148,7 +155,7 @@ class Conv(Correlation):
 
 class ConvGradient(Correlation):
     def execute(self):
-        x, w, dy = (self.source(i, (FLOAT,)) for i in range(3))
+        x, w, dy = self.given(3)
         g, nhwc = self.fit(x, w)
         m = w.shape[0]
         if dy.shape != tuple(self.answers_shape(g, m)):
@@ -156,7 +163,7 @@ class ConvGradient(Correlation):
         with_bias = not self.args.bool("no_bias") and len(self.outputs) > 1
         self.correlate("wgrad", g, x, self.like(0, w), dy)
         if with_bias:
-            self.sum_bias(dy, self.target(1, (m,), FLOAT), nhwc)
+            self.sum_bias(dy, self.target(1, (m,), x.dtype), nhwc)
         if len(self.outputs) > 1 + with_bias:
             self.correlate("dgrad", g, self.like(1 + with_bias, x), w, dy)
 
@@ -165,10 +172,10 @@ class ConvTranspose(Correlation):
     """What the gradient of a convolution is to its answers, this is to X."""
 
     def execute(self):
-        x, w = self.source(0, (FLOAT,)), self.source(1, (FLOAT,))
+        x, w = self.given(2)
         g, nhwc = self.fit(x, w, True)
-        b = self.bias(2, g["channels"]) if len(self.inputs) > 2 and not self.args.bool("no_bias") else None
-        y = self.target(0, g["shape"], FLOAT)
+        b = self.bias(2, g["channels"], x.dtype) if len(self.inputs) > 2 and not self.args.bool("no_bias") else None
+        y = self.target(0, g["shape"], x.dtype)
         self.correlate("dgrad", g, y, w, x)
         if b is not None:
             self.add_bias(y, b, nhwc)
@@ -176,14 +183,14 @@ class ConvTranspose(Correlation):
 
 class ConvTransposeGradient(Correlation):
     def execute(self):
-        x, w, dy = (self.source(i, (FLOAT,)) for i in range(3))
+        x, w, dy = self.given(3)
         g, nhwc = self.fit(x, w, True)
         if dy.shape != tuple(g["shape"]):
             raise ValueError(f"dY must have shape {tuple(g['shape'])}, but has {dy.shape}")
         with_bias = not self.args.bool("no_bias") and len(self.outputs) > 1
         self.correlate("wgrad", g, dy, self.like(0, w), x)
         if with_bias:
-            self.sum_bias(dy, self.target(1, (g["channels"],), FLOAT), nhwc)
+            self.sum_bias(dy, self.target(1, (g["channels"],), x.dtype), nhwc)
         if len(self.outputs) > 1 + with_bias:
             self.correlate("fprop", g, dy, w, self.like(1 + with_bias, x))
 

@@ -1,6 +1,6 @@
 """Dropout."""
 from caffe2._core.cuda import CudaOperator, Draws
-from caffe2.ops.cuda.pointwise import BOOL, FLOAT, register_cuda
+from caffe2.ops.cuda.pointwise import BOOL, FLOATS, SUFFIX, register_cuda
 
 
 class Dropping(CudaOperator):
@@ -19,22 +19,23 @@ class Dropout(Dropping):
             raise ValueError("gives the mask as its second output when training (is_test=0)")
 
     def execute(self):
-        x = self.source(0, (FLOAT,))
+        x = self.source(0, FLOATS)
         if self.is_test:
             self.copy(0, 0)
             return
         y, mask = self.like(0, x), self.like(1, x, BOOL)
-        self.launch("Dropout", x.size, x, y, mask, x.size, self.key, Draws(-(-x.size // 4)), self.ratio)
+        self.launch("Dropout" + SUFFIX[x.dtype], x.size, x, y, mask, x.size, self.key,
+                    Draws(-(-x.size // 4)), self.ratio)
 
 
 @register_cuda("DropoutGrad")
 class DropoutGrad(Dropping):
     def execute(self):
-        dy = self.source(0, (FLOAT,))
+        dy = self.source(0, FLOATS)
         if self.is_test:
             self.copy(0, 0)
             return
         mask = self.source(1, (BOOL,))
         if mask.size != dy.size:
             raise ValueError(f"input 1 must have {dy.size} elements, but has {mask.size}")
-        self.launch("DropoutGrad", dy.size, dy, mask, self.like(0, dy), dy.size, self.ratio)
+        self.launch("DropoutGrad" + SUFFIX[dy.dtype], dy.size, dy, mask, self.like(0, dy), dy.size, self.ratio)

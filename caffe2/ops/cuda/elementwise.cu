@@ -30,21 +30,25 @@ __device__ void broadcast(const A* a, const A* b, C* c, int64 n, const Nest& nes
     else broadcast<uint64>(a, b, c, n, nest, f); }
 #define PREDICATE(NAME, EXPRESSION) \
   BINARY(NAME##_f, float, bool, EXPRESSION) BINARY(NAME##_d, double, bool, EXPRESSION) \
-  BINARY(NAME##_i, int, bool, EXPRESSION) BINARY(NAME##_l, int64, bool, EXPRESSION)
+  BINARY(NAME##_i, int, bool, EXPRESSION) BINARY(NAME##_l, int64, bool, EXPRESSION) \
+  BINARY(NAME##_h, Half, bool, EXPRESSION)
 #define NUMBERS(NAME, EXPRESSION) \
   BINARY(NAME##_f, float, float, EXPRESSION) BINARY(NAME##_d, double, double, EXPRESSION) \
-  BINARY(NAME##_i, int, int, EXPRESSION) BINARY(NAME##_l, int64, int64, EXPRESSION)
+  BINARY(NAME##_i, int, int, EXPRESSION) BINARY(NAME##_l, int64, int64, EXPRESSION) \
+  BINARY(NAME##_h, Half, Half, EXPRESSION)
 
 NUMBERS(Add, a + b)
 NUMBERS(Sub, a - b)
 NUMBERS(Mul, a * b)
 BINARY(Div_f, float, float, a / b)
+BINARY(Div_h, Half, Half, a / b)
 BINARY(Div_d, double, double, a / b)
 BINARY(Div_i, int, int, b == 0 ? 0 : b == -1 ? -a : a / b)              // as C does it; by 0, as good as any
 BINARY(Div_l, int64, int64, b == 0 ? 0 : b == -1 ? -a : a / b)
 NUMBERS(Max, a != a || a > b ? a : b)
 NUMBERS(Min, a != a || a < b ? a : b)
 BINARY(Pow_f, float, float, powf(a, b))
+BINARY(Pow_h, Half, Half, powf(a, b))
 PREDICATE(EQ, a == b)
 PREDICATE(NE, a != b)
 PREDICATE(LT, a < b)
@@ -58,28 +62,24 @@ BINARY(Or_b, bool, bool, a || b)
 BINARY(Xor_b, bool, bool, a != b)
 KERNEL(Not_b, const bool* x, bool* y, int64 n) { each(n, [](bool x, bool& y) { y = !x; }, x, y); }
 
-// dx = dy where x is the extreme
-KERNEL(Chosen_f, const float* x, const float* y, const float* dy, float* dx, int64 n) {
-  each(n, [](float x, float y, float dy, float& dx) { dx = x == y ? dy : 0; }, x, y, dy, dx);
-}
-KERNEL(Scaled_f, const float* x, float* y, int64 n, float a) {
-  each(n, [=](float x, float& y) { y = a * x; }, x, y);
-}
-KERNEL(Relu_f, const float* x, float* y, int64 n) {
-  each(n, [](float x, float& y) { y = x > 0 ? x : 0; }, x, y);
-}
-// y = a x, or y += a x, with a in device memory
-KERNEL(Weighted_f, const float* x, const float* a, float* y, int64 n) {
-  float w = *a;
-  each(n, [=](float x, float& y) { y = w * x; }, x, y);
-}
-KERNEL(AddWeighted_f, const float* before, const float* x, const float* a, float* y, int64 n) {
-  float w = *a;
-  each(n, [=](float before, float x, float& y) { y = before + w * x; }, before, x, y);
-}
-// x^p for one exponent
-KERNEL(PowConstant_f, const float* x, float* y, int64 n, float p) {
-  each(n, [=](float x, float& y) { y = p == 2 ? x * x : powf(x, p); }, x, y);
-}
-// b, broadcast
-BINARY(Second_f, float, float, b)
+#define MORE(S, T) \
+  /* dx = dy where x is the extreme */ \
+  KERNEL(Chosen##S, const T* x, const T* y, const T* dy, T* dx, int64 n) { \
+    each(n, [](float x, float y, float dy, T& dx) { dx = x == y ? dy : 0; }, x, y, dy, dx); } \
+  KERNEL(Scaled##S, const T* x, T* y, int64 n, float a) { \
+    each(n, [=](float x, T& y) { y = a * x; }, x, y); } \
+  KERNEL(Relu##S, const T* x, T* y, int64 n) { \
+    each(n, [](float x, T& y) { y = x > 0 ? x : 0; }, x, y); } \
+  /* y = a x, or y += a x, with a in device memory */ \
+  KERNEL(Weighted##S, const T* x, const float* a, T* y, int64 n) { \
+    float w = *a; \
+    each(n, [=](float x, T& y) { y = w * x; }, x, y); } \
+  KERNEL(AddWeighted##S, const T* before, const T* x, const float* a, T* y, int64 n) { \
+    float w = *a; \
+    each(n, [=](float before, float x, T& y) { y = before + w * x; }, before, x, y); } \
+  /* x^p for one exponent */ \
+  KERNEL(PowConstant##S, const T* x, T* y, int64 n, float p) { \
+    each(n, [=](float x, T& y) { y = p == 2 ? x * x : powf(x, p); }, x, y); } \
+  /* b, broadcast */ \
+  BINARY(Second##S, T, T, b)
+FLOATS(MORE)

@@ -2,7 +2,7 @@
 import numpy as np
 
 from caffe2._core.cuda import CudaOperator
-from caffe2.ops.cuda.pointwise import BOOL, FLOAT, INT32, INT64, NUMBERS, SUFFIX, product, register_cuda
+from caffe2.ops.cuda.pointwise import BOOL, FLOAT, FLOATS, INT32, INT64, NUMBERS, SUFFIX, product, register_cuda
 from caffe2.ops.cuda.reduction import Reducing
 from caffe2.ops.pointwise import broadcast_axis
 
@@ -77,13 +77,13 @@ class Broadcast(Reducing):
         if axes:
             self.reduce("Sum", x, full, axes, y, scale, scratch)
         elif scale != 1:
-            self.launch("Scaled_f", y.size, x, y, y.size, scale, stem="elementwise")
+            self.launch("Scaled" + SUFFIX[y.dtype], y.size, x, y, y.size, scale, stem="elementwise")
         else:
             self.copy_bytes(y, x)
 
 
 class Binary(Broadcast):
-    dtypes, result = NUMBERS, None
+    dtypes, result = (), None
 
     def execute(self):
         a = self.source(0, self.dtypes)
@@ -102,7 +102,7 @@ def binaries(names, dtypes=NUMBERS, result=None):
 
 
 binaries("Add Sub Mul Div")
-binaries("LT LE GT GE", NUMBERS, BOOL)
+binaries("LT LE GT GE", result=BOOL)
 binaries("EQ NE", (*NUMBERS, BOOL), BOOL)
 binaries("And Or Xor", (BOOL,), BOOL)
 
@@ -123,8 +123,9 @@ class BinaryGradient(Broadcast):
     def execute(self):
         names = ["b", "c", "dc"] if self.type == "DivGradient" and len(self.inputs) == 3 else ["dc", "a", "b", "c"]
         names = names[:len(self.inputs)]
-        given = {n: self.source(i, (FLOAT,)) for i, n in enumerate(names)}
-        dc, b = given["dc"], given["b"]
+        dtype = self.source(0, FLOATS).dtype
+        given = {n: self.source(i, (dtype,)) for i, n in enumerate(names)}
+        dc, b, suffix = given["dc"], given["b"], SUFFIX[dtype]
         a = given.get("a", given.get("c"))
         full, a_shape, b_shape = self.align(a.shape, b.shape)
         if dc.shape != full:
@@ -133,25 +134,25 @@ class BinaryGradient(Broadcast):
         # what an output overwrites may be read by the other one: both parts are computed before either is written
         first = second = dc
         if kind in ("Mul", "Div"):
-            first, second = self.room(0, dc.size), self.room(1, dc.size)
-            self.binary(f"{kind}_f", dc, b, first, full, full, b_shape)
+            first, second = self.room(0, dc.size, dtype), self.room(1, dc.size, dtype)
+            self.binary(kind + suffix, dc, b, first, full, full, b_shape)
         if kind == "Mul":
-            self.binary("Mul_f", dc, a, second, full, full, a_shape)
+            self.binary("Mul" + suffix, dc, a, second, full, full, a_shape)
         if kind == "Div":
-            ratio = self.room(2, dc.size)
-            self.binary("Mul_f", dc, given["c"], ratio, full, full, full)
-            self.binary("Div_f", ratio, b, second, full, full, b_shape)
+            ratio = self.room(2, dc.size, dtype)
+            self.binary("Mul" + suffix, dc, given["c"], ratio, full, full, full)
+            self.binary("Div" + suffix, ratio, b, second, full, full, b_shape)
         sign = -1.0 if kind in ("Sub", "Div") else 1.0
         outputs = list(self.definition.output)
         in_place = outputs[0] == self.definition.input[names.index("dc")]
         shapes = a.shape, b.shape
         if first is dc and in_place:            # the gradient that is read for the second one
-            second_out = self.target(1, shapes[1], FLOAT)
+            second_out = self.target(1, shapes[1], dtype)
             self.fold(second, full, b_shape, second_out, sign)
-            self.fold(first, full, a_shape, self.target(0, shapes[0], FLOAT), scratch=8)
+            self.fold(first, full, a_shape, self.target(0, shapes[0], dtype), scratch=8)
             return
-        self.fold(first, full, a_shape, self.target(0, shapes[0], FLOAT))
-        self.fold(second, full, b_shape, self.target(1, shapes[1], FLOAT), sign, scratch=8)
+        self.fold(first, full, a_shape, self.target(0, shapes[0], dtype))
+        self.fold(second, full, b_shape, self.target(1, shapes[1], dtype), sign, scratch=8)
 
 
 for _name in ("AddGradient", "SubGradient", "MulGradient", "DivGradient"):
@@ -207,58 +208,59 @@ register_cuda("Min", type("Min", (Many,), {"kernel": "Min", "__module__": __name
 
 @register_cuda("Mean")
 class Mean(Many):
-    dtypes = (FLOAT,)
+    dtypes = FLOATS
 
     def finish(self, y, count):
-        self.launch("Scaled_f", y.size, y, y, y.size, 1 / count)
+        self.launch("Scaled" + SUFFIX[y.dtype], y.size, y, y, y.size, 1 / count)
 
 
 @register_cuda("SumRelu")
 class SumRelu(Many):
-    dtypes = (FLOAT,)
+    dtypes = FLOATS
 
     def finish(self, y, count):
-        self.launch("Relu_f", y.size, y, y, y.size)
+        self.launch("Relu" + SUFFIX[y.dtype], y.size, y, y, y.size)
 
 
 @register_cuda("MaxGradient")
 @register_cuda("MinGradient")
 class ExtremeGradient(CudaOperator):
     def execute(self):
-        y, dy = self.source(0, (FLOAT,)), self.source(1, (FLOAT,))
+        y = self.source(0, FLOATS)
+        dy = self.source(1, (y.dtype,))
         for i in range(2, len(self.inputs)):
             dx = self.like(i - 2, y)
-            self.launch("Chosen_f", y.size, self.source(i, (FLOAT,)), y, dy, dx, y.size)
+            self.launch("Chosen" + SUFFIX[y.dtype], y.size, self.source(i, (y.dtype,)), y, dy, dx, y.size)
 
 
 @register_cuda("MeanGradient")
 class MeanGradient(CudaOperator):
     def execute(self):
-        dy = self.source(0, (FLOAT,))
+        dy = self.source(0, FLOATS)
         n = len(self.outputs)
         order = sorted(range(n), key=lambda i: self.definition.output[i] == self.definition.input[0])
         for i in order:
-            self.launch("Scaled_f", dy.size, dy, self.like(i, dy), dy.size, 1 / n)
+            self.launch("Scaled" + SUFFIX[dy.dtype], dy.size, dy, self.like(i, dy), dy.size, 1 / n)
 
 
 @register_cuda("WeightedSum")
 class WeightedSum(CudaOperator):
-    """Weights are on the device, too."""
+    """Weights are on the device, too, and floats."""
 
     def execute(self):
-        x = self.source(0, (FLOAT,))
+        x = self.source(0, FLOATS)
         y = self.like(0, x)
-        n = y.size
+        n, suffix = y.size, SUFFIX[x.dtype]
         for i in range(0, len(self.inputs), 2):
-            v, w = self.source(i, (FLOAT,)), self.source(i + 1, (FLOAT,))
+            v, w = self.source(i, (x.dtype,)), self.source(i + 1, (FLOAT,))
             if v.shape != x.shape or w.size != 1:
                 raise ValueError("inputs must be tensors of one shape, each followed by its weight")
             if i and self.definition.input[i] == self.definition.output[0]:
                 raise ValueError("only the first input may be computed in place")
             if i == 0:
-                self.launch("Weighted_f", n, v, w, y, n)
+                self.launch("Weighted" + suffix, n, v, w, y, n)
             else:
-                self.launch("AddWeighted_f", n, y, v, w, y, n)
+                self.launch("AddWeighted" + suffix, n, y, v, w, y, n)
 
 
 # ---------------------------------------------------------------- powers
@@ -266,11 +268,11 @@ class WeightedSum(CudaOperator):
 @register_cuda("Pow")
 class Pow(Broadcast):
     def execute(self):
-        a = self.source(0, (FLOAT,))
+        a = self.source(0, FLOATS)
         if len(self.inputs) == 1:
             y = self.like(0, a)
-            self.launch("PowConstant_f", y.size, a, y, y.size, self.args.float("exponent"))
+            self.launch("PowConstant" + SUFFIX[a.dtype], y.size, a, y, y.size, self.args.float("exponent"))
             return
-        b = self.source(1, (FLOAT,))
+        b = self.source(1, (a.dtype,))
         full, a_shape, b_shape = self.align(a.shape, b.shape)
-        self.binary("Pow_f", a, b, self.target(0, full, FLOAT), full, a_shape, b_shape)
+        self.binary("Pow" + SUFFIX[a.dtype], a, b, self.target(0, full, a.dtype), full, a_shape, b_shape)

@@ -9,12 +9,13 @@ CONSTANT(Constant2, unsigned short)
 CONSTANT(Constant4, unsigned)
 CONSTANT(Constant8, uint64)
 
-KERNEL(Uniform, float* y, int64 n, int64 key, int64 drawn, float low, float high) {
-  for (int64 i = FIRST; 4 * i < n; i += STEP) {
-    Words w = philox(key, drawn + i);
-    for (int j = 0; j < 4 && 4 * i + j < n; j++) y[4 * i + j] = low + (high - low) * unit(w.v[j]);
-  }
-}
+#define UNIFORM(S, T) \
+  KERNEL(Uniform##S, T* y, int64 n, int64 key, int64 drawn, float low, float high) { \
+    for (int64 i = FIRST; 4 * i < n; i += STEP) { \
+      Words w = philox(key, drawn + i); \
+      for (int j = 0; j < 4 && 4 * i + j < n; j++) y[4 * i + j] = low + (high - low) * unit(w.v[j]); \
+    } }
+FLOATS(UNIFORM)
 KERNEL(UniformInt, int* y, int64 n, int64 key, int64 drawn, int64 low, int64 count) {
   for (int64 i = FIRST; 2 * i < n; i += STEP) {
     Words w = philox(key, drawn + i);

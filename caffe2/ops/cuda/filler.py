@@ -5,7 +5,7 @@ import numpy as np
 
 from caffe2._core.cuda import CudaOperator, Draws
 from caffe2.ops import filler
-from caffe2.ops.cuda.pointwise import BOOL, DOUBLE, FLOAT, INT16, INT32, INT64, register_cuda
+from caffe2.ops.cuda.pointwise import BOOL, DOUBLE, FLOAT, FLOAT16, INT16, INT32, INT64, SUFFIX, register_cuda
 
 
 class Fill(CudaOperator):
@@ -41,9 +41,10 @@ class Fill(CudaOperator):
 
 
 @register_cuda("ConstantFill")
+@register_cuda("Float16ConstantFill")
 class ConstantFill(Fill):
     def configure(self):
-        self.dtype = filler.constant_dtype(self.args)
+        self.dtype = FLOAT16 if self.type == "Float16ConstantFill" else filler.constant_dtype(self.args)
         if self.dtype == 4:
             raise TypeError("no tensor on a GPU can hold string")
         dtype = filler.numpy_dtype(self.dtype)
@@ -96,7 +97,8 @@ class UniformFill(Fill):
         self.uniform(y, self.low, self.high)
 
     def uniform(self, y, low, high):
-        self.launch("Uniform", y.size, y, y.size, self.key, Draws(-(-y.size // 4)), float(low), float(high))
+        self.launch("Uniform" + SUFFIX[y.dtype], y.size, y, y.size, self.key, Draws(-(-y.size // 4)), float(low),
+                    float(high))
 
 
 @register_cuda("UniformIntFill")
@@ -106,6 +108,11 @@ class UniformIntFill(UniformFill):
     def fill(self, y):
         self.launch("UniformInt", y.size, y, y.size, self.key, Draws(-(-y.size // 2)), self.low,
                     self.high - self.low + 1, unit=2)
+
+
+@register_cuda("Float16UniformFill")
+class Float16UniformFill(UniformFill):
+    dtype = FLOAT16
 
 
 @register_cuda("XavierFill")

@@ -72,7 +72,7 @@ def gemm(op, trans_a, trans_b, m, n, k, a, lda, b, ldb, c, ldc=None, *, beta=0.0
          stride_c=0, dtype=FLOAT):
     """C = op(A) op(B) + beta C, of matrices by rows: op(A) is (m, k), op(B) (k, n).
 
-    a, b and c are addresses. With `batch`, of matrices that lie the strides apart.
+    a, b and c are addresses. With `batch`, of matrices that lie the strides apart. Sums are float32, also of halves.
     """
     if not (m and n and batch):
         return

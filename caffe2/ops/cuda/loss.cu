@@ -2,9 +2,9 @@
 
 #define TINY 1e-20f
 
-KERNEL(LabelCrossEntropy, const float* x, const int* label, float* y, int64 n, int64 d) {
+KERNEL(LabelCrossEntropy, const float* x, const int* label, float* y, int64 n, int64 d, uint64* fault, int64 number) {
   for (int64 r = FIRST; r < n; r += STEP)
-    y[r] = label[r] < 0 || label[r] >= d ? NAN : -logf(fmaxf(x[r * d + label[r]], TINY));
+    y[r] = is_class(label[r], d, fault, number) ? -logf(fmaxf(x[r * d + label[r]], TINY)) : NAN;
 }
 KERNEL(LabelCrossEntropyGradient, const float* x, const int* label, const float* dy, float* dx, int64 n, int64 d) {
   for (int64 i = FIRST; i < n * d; i += STEP) {
@@ -51,10 +51,11 @@ KERNEL(SigmoidLossGradient, const float* dy, const float* x, const float* t, con
     dx[i] = -dy[i / d] / d * likelihood_gradient(x[i], t[i], mode) * (w ? w[i] : 1);
 }
 // dx = a * dy, of one value
-KERNEL(Fill, const float* dy, float* dx, int64 n, float a) {
-  float v = a * *dy;
-  each(n, [=](float& dx) { dx = v; }, dx);
-}
+#define FILL(S, T) \
+  KERNEL(Fill##S, const T* dy, T* dx, int64 n, float a) { \
+    float v = a * *dy; \
+    each(n, [=](T& dx) { dx = v; }, dx); }
+FLOATS(FILL)
 KERNEL(SquaredL2Distance, const float* x, const float* z, float* y, int64 n, int64 d) {
   for (int64 r = blockIdx.x; r < n; r += gridDim.x) {
     float v = 0;
@@ -72,11 +73,12 @@ KERNEL(SquaredL2DistanceGradient, const float* x, const float* z, const float* d
   }
 }
 // 1 for each row whose label is among the k greatest scores, else 0
-KERNEL(Hits, const float* x, const int* label, float* hit, int64 n, int64 d, int64 k) {
+KERNEL(Hits, const float* x, const int* label, float* hit, int64 n, int64 d, int64 k, uint64* fault,
+       int64 number) {
   for (int64 r = blockIdx.x; r < n; r += gridDim.x) {
     int l = label[r];
     float better = 0;
-    if (l < 0 || l >= d) {
+    if (!is_class(l, d, fault, number)) {
       better = NAN;
     } else {
       float mine = x[r * d + l];

@@ -1,12 +1,12 @@
 """Losses, sums of all elements, and accuracy."""
 from caffe2._core.cuda import CudaOperator
-from caffe2.ops.cuda.pointwise import DOUBLE, FLOAT, INT32, product, register_cuda
+from caffe2.ops.cuda.pointwise import DOUBLE, FLOAT, FLOATS, INT32, SUFFIX, product, register_cuda
 from caffe2.ops.cuda.reduction import Reducing
 from caffe2.ops.cuda.softmax import row_threads
 
 
 class Rows(CudaOperator):
-    """Base: X is (N, D), or (D,) for one row. Labels that are no classes give NaN."""
+    """Base: X is (N, D), or (D,) for one row. Labels that are no classes give NaN, and the next fetch raises."""
 
     def rows(self, dtype, classes):
         x, label = self.source(0, (FLOAT,)), self.source(1, (dtype,))
@@ -29,7 +29,7 @@ class Rows(CudaOperator):
 class LabelCrossEntropy(Rows):
     def execute(self):
         x, label, n, d = self.rows(INT32, True)
-        self.launch(self.type, n, x, label, self.target(0, (n,), FLOAT), n, d, unit=1)
+        self.launch(self.type, n, x, label, self.target(0, (n,), FLOAT), n, d, *self.fault, unit=1)
 
 
 @register_cuda("LabelCrossEntropyGradient")
@@ -85,7 +85,7 @@ for _name in ("SigmoidCrossEntropyWithLogits", "WeightedSigmoidCrossEntropyWithL
 class SumElements(Reducing):
     def execute(self):
         square = self.type == "SumSqrElements"
-        x = self.source(0, (FLOAT,) if square else (FLOAT, DOUBLE, INT32))
+        x = self.source(0, FLOATS if square else (*FLOATS, DOUBLE, INT32))
         average = self.type == "AveragedLoss" or self.args.bool("average")
         self.sum_all(x, self.target(0, (), x.dtype), 1 / x.size if average and x.size else 1.0,
                      "SumSqr" if square else "Sum")
@@ -99,11 +99,12 @@ for _name in ("SumElements", "AveragedLoss", "SumElementsInt", "SumSqrElements")
 @register_cuda("AveragedLossGradient")
 class SumElementsGradient(CudaOperator):
     def execute(self):
-        x, dy = self.source(0), self.source(1, (FLOAT,))
+        x, dy = self.source(0), self.source(1, FLOATS)
         average = self.type == "AveragedLossGradient" or self.args.bool("average")
         if dy.size != 1:
             raise ValueError(f"input 1 must have 1 elements, but has {dy.size}")
-        self.launch("Fill", x.size, dy, self.like(0, x, FLOAT), x.size, 1 / x.size if average and x.size else 1.0)
+        self.launch("Fill" + SUFFIX[dy.dtype], x.size, dy, self.like(0, x, dy.dtype), x.size,
+                    1 / x.size if average and x.size else 1.0)
 
 
 @register_cuda("SquaredL2Distance")
@@ -131,5 +132,6 @@ class Accuracy(Reducing):
             raise ValueError("takes scores (N, D) and N labels")
         n, d = x.shape
         hits = self.room(0, n)
-        self.launch_blocks("Hits", n, x, label, hits, n, d, self.args.int("top_k", 1), threads=row_threads(d))
+        self.launch_blocks("Hits", n, x, label, hits, n, d, self.args.int("top_k", 1), *self.fault,
+                           threads=row_threads(d))
         self.sum_all(hits, self.target(0, (), FLOAT), 1 / n if n else 1.0, scratch=1)

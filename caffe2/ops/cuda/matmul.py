@@ -1,7 +1,8 @@
 """Matrix products: fully connected layers, MatMul and BatchMatMul, through cuBLAS."""
 from caffe2.ops.cuda.elementwise import Broadcast
 from caffe2.ops.cuda.libraries import gemm
-from caffe2.ops.cuda.pointwise import FLOAT, product, register_cuda
+from caffe2.ops.cuda.pointwise import FLOATS, SUFFIX, product, register_cuda
+from caffe2.ops.cuda.shape import width
 from caffe2.ops.cuda.softmax import matrix
 
 
@@ -9,7 +10,8 @@ class Linear(Broadcast):
     """Base: X as a matrix (m, k), split before `axis`; W as (n, k), or (k, n) where transposed."""
 
     def sizes(self):
-        x, w = self.source(0, (FLOAT,)), self.source(1, (FLOAT,))
+        x = self.source(0, FLOATS)
+        w = self.source(1, (x.dtype,))
         self.transposed = self.type.startswith("FCTransposed")
         m, k = matrix(x.shape, self.args.int("axis", 1))
         n, k_w = matrix(w.shape, self.args.int("axis_w", 1))
@@ -25,17 +27,17 @@ class Linear(Broadcast):
 class FC(Linear):
     def execute(self):
         x, w, m, n, k = self.sizes()
-        b = self.source(2, (FLOAT,))
+        b = self.source(2, (x.dtype,))
         if b.shape != (n,):
             raise ValueError(f"input 2 must be a vector of {n} elements, but has shape {b.shape}")
         axis = self.args.int("axis", 1) % x.ndim
-        y = self.target(0, (*x.shape[:axis], n), FLOAT)
+        y = self.target(0, (*x.shape[:axis], n), x.dtype)
         if not k:
             raise ValueError("rows of no elements")
         # the bias goes first, and the product is added
-        self.binary("Second_f", y, b, y, (m, n), (m, n), (1, n))
+        self.binary("Second" + SUFFIX[x.dtype], y, b, y, (m, n), (m, n), (1, n))
         gemm(self, False, not self.transposed, m, n, k, x.pointer, k, w.pointer, n if self.transposed else k, y.pointer,
-             beta=1.0)
+             beta=1.0, dtype=x.dtype)
 
 
 @register_cuda("FCGradient")
@@ -43,25 +45,26 @@ class FC(Linear):
 class FCGradient(Linear):
     def execute(self):
         x, w, m, n, k = self.sizes()
-        dy = self.source(2, (FLOAT,))
+        dy, dtype = self.source(2, (x.dtype,)), x.dtype
         if dy.size != m * n:
             raise ValueError(f"input 2 must have {m * n} elements, but has {dy.size}")
-        dw, db = self.like(0, w), self.target(1, (n,), FLOAT)
+        dw, db = self.like(0, w), self.target(1, (n,), dtype)
         if self.transposed:
-            gemm(self, True, False, k, n, m, x.pointer, k, dy.pointer, n, dw.pointer)
+            gemm(self, True, False, k, n, m, x.pointer, k, dy.pointer, n, dw.pointer, dtype=dtype)
         else:
-            gemm(self, True, False, n, k, m, dy.pointer, n, x.pointer, k, dw.pointer)
+            gemm(self, True, False, n, k, m, dy.pointer, n, x.pointer, k, dw.pointer, dtype=dtype)
         self.reduce("Sum", dy, (m, n), [0], db)
         if len(self.outputs) == 3:
             dx = self.like(2, x)
             gemm(self, False, self.transposed, m, k, n, dy.pointer, n, w.pointer, n if self.transposed else k,
-                 dx.pointer)
+                 dx.pointer, dtype=dtype)
 
 
 @register_cuda("MatMul")
 class MatMul(Linear):
     def execute(self):
-        a, b, args = self.source(0, (FLOAT,)), self.source(1, (FLOAT,)), self.args
+        a, args = self.source(0, FLOATS), self.args
+        b = self.source(1, (a.dtype,))
         trans_a, trans_b = args.bool("trans_a"), args.bool("trans_b")
         m, lda = matrix(a.shape, args.int("axis_a", 1))
         k_b, ldb = matrix(b.shape, args.int("axis_b", 1))
@@ -77,14 +80,15 @@ class MatMul(Linear):
             shape = self.source(2).shape
             if product(shape) != m * n:
                 raise ValueError(f"input 2 must have {m * n} elements")
-        y = self.target(0, shape, FLOAT)
-        gemm(self, trans_a, trans_b, m, n, k, a.pointer, lda, b.pointer, ldb, y.pointer)
+        y = self.target(0, shape, a.dtype)
+        gemm(self, trans_a, trans_b, m, n, k, a.pointer, lda, b.pointer, ldb, y.pointer, dtype=a.dtype)
 
 
 @register_cuda("BatchMatMul")
 class BatchMatMul(Linear):
     def execute(self):
-        a, b, args = self.source(0, (FLOAT,)), self.source(1, (FLOAT,)), self.args
+        a, args = self.source(0, FLOATS), self.args
+        b = self.source(1, (a.dtype,))
         if not args.bool("broadcast") and (a.ndim != b.ndim or a.ndim < 2):
             raise ValueError("A and B must have the same number of dimensions, at least 2, unless broadcast=1")
         if not a.ndim or not b.ndim:
@@ -103,7 +107,7 @@ class BatchMatMul(Linear):
             if p != q and not (args.bool("broadcast") and 1 in (p, q)):
                 raise ValueError("the batch dimensions of A and B do not fit")
             batch.append(q if p == 1 else p)
-        y = self.inferred()
+        y = self.target(0, self.infer()[0].shape, a.dtype)
         inner = batch[-1] if batch else 1
         if not y.size or not inner:
             return
@@ -115,9 +119,9 @@ class BatchMatMul(Linear):
                 rest, at = divmod(rest, batch[i])
                 at_a += at * step_a[i]
                 at_b += at * step_b[i]
-            gemm(self, trans_a, trans_b, m, n, k, a.pointer + 4 * at_a, lda, b.pointer + 4 * at_b, ldb,
-                 y.pointer + 4 * outer * inner * m * n, batch=inner, stride_a=step_a[-1] if batch else 0,
-                 stride_b=step_b[-1] if batch else 0, stride_c=m * n)
+            gemm(self, trans_a, trans_b, m, n, k, a.pointer + width(a) * at_a, lda, b.pointer + width(b) * at_b, ldb,
+                 y.pointer + width(y) * outer * inner * m * n, dtype=a.dtype, batch=inner,
+                 stride_a=step_a[-1] if batch else 0, stride_b=step_b[-1] if batch else 0, stride_c=m * n)
 
     def steps(self, batch, size):
         """Distance of matrices along each batch dimension; 0 where one is repeated."""

@@ -25,15 +25,18 @@ __device__ void channel_sums(Moments* sums, int64 channels, int64 images, int64 
 }
 
 // Sums of x - x0 and its square, where x0 is a value of the channel: no digits are lost where the mean is large.
-KERNEL(ChannelMoments, const float* x, Moments* sums, int64 channels, int64 images, int64 run, int64 parts, int64 chunk) {
-  channel_sums(sums, channels, images, run, parts, chunk, [=](int64 at, int64 c) {
-    float d = x[at] - x[c * run];
-    return Moments{d, d * d};
-  });
-}
-KERNEL(ChannelStatistics, const float* x, const Moments* sums, const float* total, const float* total2, const float* scale,
+#define CHANNEL_MOMENTS(S, T) \
+  KERNEL(ChannelMoments##S, const T* x, float* first, Moments* sums, int64 channels, int64 images, int64 run, \
+         int64 parts, int64 chunk) { \
+    for (int64 c = FIRST; c < channels; c += STEP) first[c] = x[c * run]; \
+    channel_sums(sums, channels, images, run, parts, chunk, [=](int64 at, int64 c) { \
+      float d = x[at] - x[c * run]; \
+      return Moments{d, d * d}; \
+    }); }
+FLOATS(CHANNEL_MOMENTS)
+KERNEL(ChannelStatistics, const float* first, const Moments* sums, const float* total, const float* total2, const float* scale,
        const float* bias, const float* mean, const float* var, float* new_mean, float* new_var, float* saved_mean,
-       float* saved_inv_std, float* a, float* b, int64 channels, int64 run, int64 parts, float n, float momentum,
+       float* saved_inv_std, float* a, float* b, int64 channels, int64 parts, float n, float momentum,
        float unbiased, float epsilon) {
   for (int64 c = FIRST; c < channels; c += STEP) {
     float m, v;
@@ -44,7 +47,7 @@ KERNEL(ChannelStatistics, const float* x, const Moments* sums, const float* tota
       Moments s = {0, 0};
       for (int64 p = 0; p < parts; p++) s = Join()(s, sums[c * parts + p]);
       float d = s.a / n;
-      m = x[c * run] + d;
+      m = first[c] + d;
       v = fmaxf(s.b / n - d * d, 0);
     }
     new_mean[c] = momentum * (mean ? mean[c] : 0) + (1 - momentum) * m;
@@ -73,22 +76,28 @@ template <class F4, class F> __device__ void by_channel(int64 size, int64 channe
     for (int64 i = FIRST; i < size; i += STEP) f(i, i / run % channels);
   }
 }
-KERNEL(ChannelAffine, const float* x, const float* a, const float* b, float* y, int64 size, int64 channels, int64 run) {
+template <class T>
+__device__ void affine(const T* x, const float* a, const float* b, T* y, int64 size, int64 channels, int64 run) {
   by_channel(size, channels, run, true, [=](int64 i, int64 c) {
-    Pack<float> v = *(const Pack<float>*)(x + i);
+    Pack<T> v = *(const Pack<T>*)(x + i);
     float p = a[c], q = b[c];
 #pragma unroll
     for (int j = 0; j < 4; j++) v.v[j] = v.v[j] * p + q;
-    *(Pack<float>*)(y + i) = v;
+    *(Pack<T>*)(y + i) = v;
   }, [=](int64 i, int64 c) { y[i] = x[i] * a[c] + b[c]; });
 }
+#define CHANNEL_AFFINE(S, T) \
+  KERNEL(ChannelAffine##S, const T* x, const float* a, const float* b, T* y, int64 size, int64 channels, int64 run) { \
+    affine(x, a, b, y, size, channels, run); }
+FLOATS(CHANNEL_AFFINE)
 
-KERNEL(ChannelGradientSums, const float* x, const float* dy, const float* mean, Moments* sums, int64 channels,
-       int64 images, int64 run, int64 parts, int64 chunk) {
-  channel_sums(sums, channels, images, run, parts, chunk, [=](int64 at, int64 c) {
-    return Moments{(x[at] - mean[c]) * dy[at], dy[at]};
-  });
-}
+#define CHANNEL_GRADIENT_SUMS(S, T) \
+  KERNEL(ChannelGradientSums##S, const T* x, const T* dy, const float* mean, Moments* sums, int64 channels, \
+         int64 images, int64 run, int64 parts, int64 chunk) { \
+    channel_sums(sums, channels, images, run, parts, chunk, [=](int64 at, int64 c) { \
+      return Moments{(x[at] - mean[c]) * dy[at], dy[at]}; \
+    }); }
+FLOATS(CHANNEL_GRADIENT_SUMS)
 KERNEL(ChannelGradients, const Moments* sums, const float* given_dscale, const float* given_dbias, const float* scale,
        const float* mean, const float* inv_std, float* dscale, float* dbias, float* p, float* q, float* r, int64 channels,
        int64 parts, float n, float batches) {
@@ -110,16 +119,22 @@ KERNEL(ChannelGradients, const Moments* sums, const float* given_dscale, const f
     r[c] = -p[c] * db / n - q[c] * mean[c];
   }
 }
-KERNEL(ChannelBackward, const float* x, const float* dy, const float* p, const float* q, const float* r, float* dx,
-       int64 size, int64 channels, int64 run) {
+template <class T>
+__device__ void backward(const T* x, const T* dy, const float* p, const float* q, const float* r, T* dx, int64 size,
+                         int64 channels, int64 run) {
   by_channel(size, channels, run, true, [=](int64 i, int64 c) {
-    Pack<float> v = *(const Pack<float>*)(x + i), g = *(const Pack<float>*)(dy + i);
+    Pack<T> v = *(const Pack<T>*)(x + i), g = *(const Pack<T>*)(dy + i);
     float s = p[c], t = q[c], u = r[c];
 #pragma unroll
     for (int j = 0; j < 4; j++) v.v[j] = s * g.v[j] + t * v.v[j] + u;
-    *(Pack<float>*)(dx + i) = v;
+    *(Pack<T>*)(dx + i) = v;
   }, [=](int64 i, int64 c) { dx[i] = p[c] * dy[i] + q[c] * x[i] + r[c]; });
 }
+#define CHANNEL_BACKWARD(S, T) \
+  KERNEL(ChannelBackward##S, const T* x, const T* dy, const float* p, const float* q, const float* r, T* dx, \
+         int64 size, int64 channels, int64 run) { \
+    backward(x, dy, p, q, r, dx, size, channels, run); }
+FLOATS(CHANNEL_BACKWARD)
 
 // LRN: s[c] = bias + alpha / size * sum of x[k]^2 over the `size` channels around c; y = x s^-beta.
 KERNEL(LRN, const float* x, float* y, float* scale, int64 n, int64 channels, int64 run, int64 size, float alpha,

@@ -2,7 +2,7 @@
 import math
 
 from caffe2._core.cuda import CudaOperator
-from caffe2.ops.cuda.pointwise import FLOAT, product, register_cuda
+from caffe2.ops.cuda.pointwise import FLOAT, FLOATS, SUFFIX, clear, product, register_cuda
 
 
 def order_of(args):
@@ -14,7 +14,7 @@ def order_of(args):
 
 
 class BatchNorm(CudaOperator):
-    """Base: statistics of a channel run over all but the channels."""
+    """Base: statistics of a channel run over all but the channels. They, scale and bias are floats, also for halves."""
 
     def setup(self):
         args = self.args
@@ -30,7 +30,8 @@ class BatchNorm(CudaOperator):
             raise ValueError("argument num_batches must be positive")
 
     def view(self):
-        x = self.source(0, (FLOAT,))
+        x = self.source(0, FLOATS)
+        self.suffix = SUFFIX[x.dtype]
         if not 2 <= x.ndim <= 5:
             raise ValueError("X must have 2 to 5 dimensions: (N, C, ...), or (N, ..., C) in order NHWC")
         self.channels = x.shape[-1 if self.nhwc else 1]
@@ -50,15 +51,12 @@ class BatchNorm(CudaOperator):
 
     def sums(self, kernel, *x):
         to = self.room(0, 2 * self.channels * self.parts)
-        self.launch_blocks(kernel, self.channels * self.parts, *x, to, self.channels, self.images, self.run, self.parts,
-                           self.chunk)
+        self.launch_blocks(kernel + self.suffix, self.channels * self.parts, *x, to, self.channels, self.images,
+                           self.run, self.parts, self.chunk)
         return to
 
-    def clear(self, t):
-        self.launch("Constant4", t.size, t, t.size, None, bytes(4), stem="filler")
-
     def apply(self, kernel, x, *more):
-        self.launch(kernel, x.size, x, *more, x.size, self.channels, self.run)
+        self.launch(kernel + self.suffix, x.size, x, *more, x.size, self.channels, self.run)
 
 
 @register_cuda("SpatialBN")
@@ -88,12 +86,13 @@ class SpatialBN(BatchNorm):
         n = self.images * self.run * self.batches
         if n == 0:
             for t in saved:
-                self.clear(t)
+                clear(self, t)
             self.like(0, x)
             return
-        sums = self.sums("ChannelMoments", x) if self.batches == 1 else None
+        first = self.room(3, c)
+        sums = self.sums("ChannelMoments", x, first) if self.batches == 1 else None
         totals = [self.channel(5), self.channel(6)] if self.batches > 1 else [None, None]
-        self.launch("ChannelStatistics", c, x, sums, *totals, scale, bias, *given, *running, *saved, a, b, c, self.run,
+        self.launch("ChannelStatistics", c, first, sums, *totals, scale, bias, *given, *running, *saved, a, b, c,
                     self.parts, float(n), self.momentum, n / (n - 1) if n > 1 else math.inf, self.epsilon, unit=1)
         self.apply("ChannelAffine", x, a, b, self.like(0, x))
 
@@ -107,7 +106,8 @@ class SpatialBNGradient(BatchNorm):
                              "gradients of scale and bias, summed over the batches")
 
     def execute(self):
-        x, dy = self.view(), self.source(2, (FLOAT,))
+        x = self.view()
+        dy = self.source(2, (x.dtype,))
         if dy.shape != x.shape:
             raise ValueError("inputs 0 and 2 must have the same shape")
         c, n = self.channels, self.images * self.run
@@ -117,8 +117,8 @@ class SpatialBNGradient(BatchNorm):
         sums = self.sums("ChannelGradientSums", x, dy, mean) if self.batches == 1 and n else None
         dscale, dbias = self.target(1, (c,), FLOAT), self.target(2, (c,), FLOAT)
         if n == 0:
-            self.clear(dscale)
-            self.clear(dbias)
+            clear(self, dscale)
+            clear(self, dbias)
             self.like(0, x)
             return
         self.launch("ChannelGradients", c, sums, *given, scale, mean, inv_std, dscale, dbias, p, q, r, c,

@@ -6,7 +6,9 @@ FLOAT, INT32, BOOL, UINT8, INT8, UINT16, INT16, INT64, FLOAT16, DOUBLE = 1, 2, 5
 # How kernels of several dtypes are told apart.
 SUFFIX = {FLOAT: "_f", DOUBLE: "_d", INT32: "_i", INT64: "_l", BOOL: "_b", UINT8: "_u", INT8: "_c", INT16: "_s",
           UINT16: "_w", FLOAT16: "_h"}
-NUMBERS = (FLOAT, DOUBLE, INT32, INT64)
+NUMBERS = (FLOAT, DOUBLE, INT32, INT64, FLOAT16)
+# Those that are computed with as float32.
+FLOATS = (FLOAT, FLOAT16)
 
 
 def register_cuda(name, cls=None):
@@ -25,15 +27,21 @@ def product(dims):
     return n
 
 
+def clear(op, t):
+    """Have an operator make a tensor zero."""
+    if t.size:
+        width = t.nbytes // t.size
+        op.launch(f"Constant{width}", t.size, t, t.size, None, bytes(width), stem="filler")
+
+
 class Pointwise(CudaOperator):
     """Values at a place depend on those of the inputs there, all of one dtype, and on two floats.
 
-    The kernel, named like the operator, takes x..., y, n, a, b.
+    The kernel, named like the operator and the dtype, takes x..., y, n, a, b.
     """
 
-    dtypes = (FLOAT,)
+    dtypes = FLOATS
     arguments = ()              # (name, default)
-    suffixed = True             # whether the kernel's name says the dtype
 
     def setup(self):
         self.parameters = [self.args.float(*a) for a in self.arguments]
@@ -46,12 +54,11 @@ class Pointwise(CudaOperator):
             if x[i].shape != first.shape:
                 raise ValueError(f"inputs 0 and {i} must have the same shape")
         y = self.like(0, first)
-        kernel = self.type + SUFFIX[first.dtype] if self.suffixed else self.type
-        self.launch(kernel, y.size, *x, y, y.size, *self.parameters)
+        self.launch(self.type + SUFFIX[first.dtype], y.size, *x, y, y.size, *self.parameters)
 
 
-def pointwise(module, names, *arguments, dtypes=(FLOAT,), suffixed=True):
+def pointwise(module, names, *arguments, dtypes=FLOATS):
     """Register pointwise operators whose kernels are in the module's .cu file."""
     for name in names.split():
         register_cuda(name, type(name, (Pointwise,), {
-            "arguments": arguments, "dtypes": dtypes, "suffixed": suffixed, "__module__": module}))
+            "arguments": arguments, "dtypes": dtypes, "__module__": module}))

@@ -46,7 +46,7 @@ __device__ inline float divisor(const Windows& w, Span a, Span b, Span d) {
   return n > 1 ? n : 1;
 }
 
-KERNEL(Pool, const float* x, float* y, int64 size, Windows w, int64 mode, float p) {
+template <class T> __device__ void pool(const T* x, T* y, int64 size, const Windows& w, int64 mode, float p) {
   bool small = size < (1ll << 31);
   for (int64 o = FIRST; o < size; o += STEP) {
     Plane at = plane_of(w, w.out, o, small);
@@ -67,23 +67,29 @@ KERNEL(Pool, const float* x, float* y, int64 size, Windows w, int64 mode, float 
 }
 
 // Each pixel gathers from the windows that see it: no two threads write the same place, and the order is fixed.
-KERNEL(PoolGradient, const float* x, const float* y, const float* dy, float* dx, int64 size, Windows w, int64 mode,
-       float p) {
+template <class T> __device__ void pool_gradient(const T* x, const T* y, const T* dy, T* dx, int64 size,
+                                                 const Windows& w, int64 mode, float p) {
   bool small = size < (1ll << 31);
   for (int64 at = FIRST; at < size; at += STEP) {
     Plane me = plane_of(w, w.in, at, small);
     Span a = windows_of(w, 0, me.a), b = windows_of(w, 1, me.b), d = windows_of(w, 2, me.d);
-    float v = 0;
+    float v = 0, mine = x[at];
     for (int64 i = a.begin; i < a.end; i++)
       for (int64 j = b.begin; j < b.end; j++)
         for (int64 k = d.begin; k < d.end; k++) {
           int64 o = place(w, w.out, me, i, j, k);
-          if (mode == MAX) v += x[at] == y[o] ? dy[o] : 0;
-          else if (mode == AVERAGE)
-            v += dy[o] / divisor(w, pixels_of(w, 0, i), pixels_of(w, 1, j), pixels_of(w, 2, k));
-          else v += y[o] != 0 ? dy[o] / powf(y[o], p - 1) : 0;
+          float g = dy[o], answer = y[o];
+          if (mode == MAX) v += mine == answer ? g : 0;
+          else if (mode == AVERAGE) v += g / divisor(w, pixels_of(w, 0, i), pixels_of(w, 1, j), pixels_of(w, 2, k));
+          else v += answer != 0 ? g / powf(answer, p - 1) : 0;
         }
-    if (mode == NORM) v *= p == 2 ? x[at] : x[at] == 0 ? 0 : x[at] * powf(fabsf(x[at]), p - 2);
+    if (mode == NORM) v *= p == 2 ? mine : mine == 0 ? 0 : mine * powf(fabsf(mine), p - 2);
     dx[at] = v;
   }
 }
+
+#define POOL(S, T) \
+  KERNEL(Pool##S, const T* x, T* y, int64 size, Windows w, int64 mode, float p) { pool(x, y, size, w, mode, p); } \
+  KERNEL(PoolGradient##S, const T* x, const T* y, const T* dy, T* dx, int64 size, Windows w, int64 mode, float p) { \
+    pool_gradient(x, y, dy, dx, size, w, mode, p); }
+FLOATS(POOL)

@@ -3,7 +3,7 @@ import numpy as np
 
 from caffe2._core.cuda import CudaOperator
 from caffe2.ops import windows
-from caffe2.ops.cuda.pointwise import FLOAT, register_cuda
+from caffe2.ops.cuda.pointwise import FLOATS, SUFFIX, register_cuda
 
 
 class Pool(CudaOperator):
@@ -31,20 +31,22 @@ class Pool(CudaOperator):
 
 class Forward(Pool):
     def execute(self):
-        x = self.source(0, (FLOAT,))
+        x = self.source(0, FLOATS)
         g, w = self.fit(x)
-        y = self.target(0, g["shape"], FLOAT)
-        self.launch("Pool", y.size, x, y, y.size, w, self.mode, self.p, unit=1)
+        y = self.target(0, g["shape"], x.dtype)
+        self.launch("Pool" + SUFFIX[x.dtype], y.size, x, y, y.size, w, self.mode, self.p, unit=1)
 
 
 class Backward(Pool):
     def execute(self):
-        x, y, dy = (self.source(i, (FLOAT,)) for i in range(3))
+        x = self.source(0, FLOATS)
+        y, dy = (self.source(i, (x.dtype,)) for i in (1, 2))
         g, w = self.fit(x)
         for t, name in ((y, "Y"), (dy, "dY")):
             if t.shape != tuple(g["shape"]):
                 raise ValueError(f"{name} must have shape {g['shape']}, but has {t.shape}")
-        self.launch("PoolGradient", x.size, x, y, dy, self.like(0, x), x.size, w, self.mode, self.p, unit=1)
+        self.launch("PoolGradient" + SUFFIX[x.dtype], x.size, x, y, dy, self.like(0, x), x.size, w, self.mode, self.p,
+                    unit=1)
 
 
 for _kind in ("Max", "Average"):

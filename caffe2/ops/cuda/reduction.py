@@ -1,7 +1,7 @@
 """Reductions over axes."""
 from caffe2._core.cuda import CudaOperator
 from caffe2._core.schema import OpSchema
-from caffe2.ops.cuda.pointwise import FLOAT, INT64, NUMBERS, SUFFIX, product, register_cuda
+from caffe2.ops.cuda.pointwise import FLOAT, FLOAT16, FLOATS, INT64, NUMBERS, SUFFIX, product, register_cuda
 
 
 class Reducing(CudaOperator):
@@ -12,8 +12,8 @@ class Reducing(CudaOperator):
 
         Neighbouring axes are reduced together, from the last ones on; `scratch` and the next are the rooms used.
         """
-        suffix = SUFFIX[x.dtype]
         shape = list(shape)
+        between = FLOAT if x.dtype == FLOAT16 else x.dtype
         axes = sorted(a % len(shape) for a in axes)
         groups = []
         for a in axes:
@@ -32,17 +32,18 @@ class Reducing(CudaOperator):
             per_part = 4096 if inner == 1 else 256
             parts = min(-(-n // per_part), -(-8 * self.device.multiprocessors // max(blocks, 1)))
             parts = max(parts, 1)
-            to = y if last and parts == 1 else self.room(scratch, outer * parts * inner, x.dtype)
+            to = y if last and parts == 1 else self.room(scratch, outer * parts * inner, between)
             name = kernel if k == 0 else first.get(kernel, kernel)
-            self.one_pass(name + suffix, x, to, outer, n, inner, parts, scale if last and parts == 1 else 1.0)
+            self.one_pass(name, x, to, outer, n, inner, parts, scale if last and parts == 1 else 1.0)
             x, scratch = to, scratch + 1
             if parts > 1:
-                to = y if last else self.room(scratch, outer * inner, x.dtype)
-                self.one_pass(first.get(kernel, kernel) + suffix, x, to, outer, parts, inner, 1, scale if last else 1.0)
+                to = y if last else self.room(scratch, outer * inner, between)
+                self.one_pass(first.get(kernel, kernel), x, to, outer, parts, inner, 1, scale if last else 1.0)
                 x, scratch = to, scratch + 1
 
     def one_pass(self, kernel, x, y, outer, n, inner, parts, scale):
         blocks = outer * parts * (-(-inner // 32) if inner > 1 else 1)
+        kernel += SUFFIX[x.dtype] + (SUFFIX[y.dtype] if y.dtype != x.dtype else "")
         self.launch_blocks(kernel, min(blocks, 1 << 20), x, y, outer, n, inner, parts, -(-n // parts), float(scale),
                            stem="reduction")
 
@@ -82,7 +83,7 @@ class Reduce(Reducing):
             raise ValueError("the extreme of no values is asked for")
         self.reduce(self.kernel, x, x.shape, axes, y, 1 / n if self.mean and n else 1.0)
         if self.root:
-            self.launch("Root_f", y.size, y, y, y.size)
+            self.launch("Root" + SUFFIX[y.dtype], y.size, y, y, y.size)
 
 
 class ReduceGradient(Reducing):
@@ -92,24 +93,26 @@ class ReduceGradient(Reducing):
 
     def execute(self):
         if self.type.startswith(("Rowwise", "Colwise")):
-            x, y, dy = (self.source(i, (FLOAT,)) for i in range(3))
+            dy = self.source(2, FLOATS)
+            x, y = (self.source(i, (dy.dtype,)) for i in range(2))
         else:
-            dy, x = self.source(0, (FLOAT,)), self.source(1)
-            y = self.source(2, (FLOAT,)) if len(self.inputs) > 2 else None
+            dy = self.source(0, FLOATS)
+            x = self.source(1, None if self.kernel == "SpreadSum" else (dy.dtype,))
+            y = self.source(2, (dy.dtype,)) if len(self.inputs) > 2 else None
         shape = x.shape
         if x.dtype == INT64 and x.ndim == 1 and self.type.startswith(("ReduceFront", "ReduceBack")):
             shape = tuple(self.values(1).tolist())      # models of old have the shape of X here
             self.repeats = False
         axes = axes_of(self, len(shape))
-        dx = self.target(0, shape, FLOAT)
+        dx = self.target(0, shape, dy.dtype)
         n = product(shape[a] for a in axes)
         scale = 1 / n if self.mean and n else 1.0
         if axes and axes != list(range(axes[0], axes[-1] + 1)):
             self.gather(dy, x, y, dx, shape, axes, scale)
             return
         first, last = (axes[0], axes[-1] + 1) if axes else (0, 0)
-        self.launch(self.kernel, dx.size, dy, x, y, dx, dx.size, product(shape[first:last]), product(shape[last:]),
-                    scale, unit=1)
+        self.launch(self.kernel + SUFFIX[dy.dtype], dx.size, dy, x, y, dx, dx.size, product(shape[first:last]),
+                    product(shape[last:]), scale, unit=1)
 
     def gather(self, dy, x, y, dx, shape, axes, scale):
         """dy, and y where it is read, are first spread to the shape of x, a group of axes at a time."""
@@ -118,15 +121,15 @@ class ReduceGradient(Reducing):
             for a in axes:
                 dims[a] = shape[a]
                 size = product(dims)
-                to = self.room(room, size)
-                self.launch("SpreadSum", size, value, None, None, to, size, shape[a], product(dims[a + 1:]), 1.0,
-                            unit=1)
+                to = self.room(room, size, value.dtype)
+                self.launch("SpreadSum" + SUFFIX[value.dtype], size, value, None, None, to, size, shape[a],
+                            product(dims[a + 1:]), 1.0, unit=1)
                 value, room = to, room + 1
             return value
         dy = spread(dy, 0)
         if y is not None and self.kernel != "SpreadSum":
             y = spread(y, len(axes))
-        self.launch(self.kernel, dx.size, dy, x, y, dx, dx.size, 1, 1, scale, unit=1)
+        self.launch(self.kernel + SUFFIX[dy.dtype], dx.size, dy, x, y, dx, dx.size, 1, 1, scale, unit=1)
 
 
 def reductions(names, kernel, gradient_kernel, mean=False, root=False):

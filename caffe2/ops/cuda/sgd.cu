@@ -2,22 +2,27 @@
 
 // Optimizers' steps, place by place. Learning rates are read from device memory.
 
-KERNEL(Momentum, const float* g, const float* m, const float* lr, const float* w, float* step, float* new_m,
-       float* new_w, int64 n, float momentum, float nesterov, float decay) {
-  float rate = *lr;
-  auto f = [=](float g, float m, float w, float& step, float& new_m) {
-    g += decay * w;
-    new_m = momentum * m + rate * g;
-    step = nesterov ? (1 + momentum) * new_m - momentum * m : new_m;
+template <class T>
+__device__ void momentum_step(const T* g, const T* m, float rate, const T* w, T* step, T* new_m, T* new_w, int64 n,
+                              float momentum, float nesterov, float decay) {
+  auto f = [=](float g, float m, float w, T& step, T& new_m) {
+    float v = momentum * m + rate * (g + decay * w), s = nesterov ? (1 + momentum) * v - momentum * m : v;
+    new_m = v;
+    step = s;
+    return s;
   };
   if (w)
-    each(n, [=](float g, float m, float w, float& step, float& new_m, float& new_w) {
-      f(g, m, w, step, new_m);
-      new_w = w - step;
+    each(n, [=](float g, float m, float w, T& step, T& new_m, T& new_w) {
+      new_w = w - f(g, m, w, step, new_m);
     }, g, m, w, step, new_m, new_w);
   else
-    each(n, [=](float g, float m, float& step, float& new_m) { f(g, m, 0, step, new_m); }, g, m, step, new_m);
+    each(n, [=](float g, float m, T& step, T& new_m) { f(g, m, 0, step, new_m); }, g, m, step, new_m);
 }
+#define MOMENTUM(S, T) \
+  KERNEL(Momentum##S, const T* g, const T* m, const float* lr, const T* w, T* step, T* new_m, T* new_w, int64 n, \
+         float momentum, float nesterov, float decay) { \
+    momentum_step(g, m, *lr, w, step, new_m, new_w, n, momentum, nesterov, decay); }
+FLOATS(MOMENTUM)
 
 KERNEL(Adagrad, const float* w, const float* h, const float* g, const float* lr, float* new_w, float* new_h, float* rates,
        float* steps, int64 n, float epsilon, float decay, float wd) {

@@ -1,15 +1,17 @@
 """Optimizers' steps on dense parameters."""
-from caffe2.ops.cuda.pointwise import FLOAT, register_cuda
+from caffe2._core.cuda import BiasCorrection
+from caffe2.ops.cuda.pointwise import FLOAT, FLOAT16, SUFFIX, register_cuda
 from caffe2.ops.cuda.reduction import Reducing
 
 
 class Step(Reducing):
     """Base. `names` of the inputs and `outs` of the outputs say which continues which.
 
-    The number of the iteration, where a rule needs it, is on the CPU.
+    The number of the iteration, where a rule needs it, is on the CPU; a rule that takes it by `iteration` is computed
+    anew at each step, one that gives its kernel a BiasCorrection is not.
     """
 
-    names, outs = "", ""
+    names, outs, dtype = "", "", FLOAT
     single = ("lr", "alpha", "seq_b", "grad_sq_sum", "effective_lr")
 
     def prepare(self):
@@ -21,7 +23,8 @@ class Step(Reducing):
     def read(self):
         """dict: inputs by name."""
         names = self.names.split()[:len(self.inputs)]
-        given = {n: self.source(i, (FLOAT,)) for i, n in enumerate(names) if n != "iter"}
+        given = {n: self.source(i, (FLOAT if n in self.single else self.dtype,)) for i, n in enumerate(names)
+                 if n != "iter"}
         n = given["grad"].size
         for name, t in given.items():
             wanted = 1 if name in self.single else 2 * n if name == "n_z" else n
@@ -53,9 +56,10 @@ class Step(Reducing):
         return to
 
 
-def rule(name, names, outs):
+def rule(name, names, outs, dtype=FLOAT):
     def decorate(cls):
-        register_cuda(name, type(name, (cls,), {"names": names, "outs": outs, "__module__": __name__}))
+        register_cuda(name, type(name, (cls,), {
+            "names": names, "outs": outs, "dtype": dtype, "__module__": __name__}))
         return cls
     return decorate
 
@@ -63,13 +67,14 @@ def rule(name, names, outs):
 @rule("MomentumSGD", "grad moment lr", "grad moment")
 @rule("MomentumSGDUpdate", "grad moment lr param", "grad moment param")
 @rule("FP32MomentumSGDUpdate", "grad moment lr param", "grad moment param")
+@rule("FP16MomentumSGDUpdate", "grad moment lr param", "grad moment param", FLOAT16)
 class Momentum(Step):
     def execute(self):
         x, args = self.read(), self.args
         step, m, *w = self.write(x)
-        decay = args.float("weight_decay", 0) if self.type == "FP32MomentumSGDUpdate" else 0.0
-        self.launch("Momentum", step.size, x["grad"], x["moment"], x["lr"], x.get("param"), step, m,
-                    w[0] if w else None, step.size, args.float("momentum", 0.0), float(args.bool("nesterov")), decay)
+        decay = args.float("weight_decay", 0) if self.type.startswith("FP") else 0.0
+        self.launch("Momentum" + SUFFIX[self.dtype], step.size, x["grad"], x["moment"], x["lr"], x.get("param"), step,
+                    m, w[0] if w else None, step.size, args.float("momentum", 0.0), float(args.bool("nesterov")), decay)
 
 
 @rule("Adagrad", "param squares grad lr", "param squares effective_lr update")
@@ -89,7 +94,7 @@ class DecayAdagrad(Step):
         x, args = self.read(), self.args
         y = self.write(x)
         b = args.float("beta1", 0.9)
-        c = 1 / (1 - b ** self.iteration()) if args.bool("bias_correction_first", True) else 1.0
+        c = BiasCorrection(5, b) if args.bool("bias_correction_first", True) else 1.0
         self.launch("DecayAdagrad", y[0].size, *x.values(), *y, y[0].size, b, args.float("epsilon", 1e-5),
                     args.float("weight_decay", 0.0), c)
 
@@ -106,11 +111,11 @@ class Adadelta(Step):
 @rule("Adam", "param moment_1 moment_2 grad lr iter", "param moment_1 moment_2 grad")
 class Adam(Step):
     def execute(self):
-        x, args, t = self.read(), self.args, self.iteration()
+        x, args = self.read(), self.args
         y = self.write(x)
         b1, b2 = args.float("beta1", 0.9), args.float("beta2", 0.999)
-        c = (1 - b2 ** t) ** 0.5 / (1 - b1 ** t)
-        self.launch("Adam", y[0].size, *x.values(), *y, y[0].size, b1, b2, args.float("epsilon", 1e-5), c)
+        self.launch("Adam", y[0].size, *x.values(), *y, y[0].size, b1, b2, args.float("epsilon", 1e-5),
+                    BiasCorrection(5, b1, b2))
 
 
 @rule("RmsProp", "grad mean_squares moment lr", "grad mean_squares moment")

@@ -3,10 +3,10 @@
 #define TINY 1e-20f
 
 // Rows of d values, a block each.
-KERNEL(Softmax, const float* x, float* y, int64 n, int64 d) {
+template <class T> __device__ void softmax(const T* x, T* y, int64 n, int64 d) {
   for (int64 r = blockIdx.x; r < n; r += gridDim.x) {
-    const float* p = x + r * d;
-    float* q = y + r * d;
+    const T* p = x + r * d;
+    T* q = y + r * d;
     float most = -INFINITY, total = 0;
     for (int64 i = threadIdx.x; i < d; i += blockDim.x) most = fmaxf(most, p[i]);
     most = block_reduce(most, Greater());
@@ -15,21 +15,25 @@ KERNEL(Softmax, const float* x, float* y, int64 n, int64 d) {
     for (int64 i = threadIdx.x; i < d; i += blockDim.x) q[i] = expf(p[i] - most) / total;
   }
 }
-
-KERNEL(SoftmaxGradient, const float* y, const float* dy, float* dx, int64 n, int64 d) {
+template <class T> __device__ void softmax_gradient(const T* y, const T* dy, T* dx, int64 n, int64 d) {
   for (int64 r = blockIdx.x; r < n; r += gridDim.x) {
-    const float *p = y + r * d, *g = dy + r * d;
-    float* q = dx + r * d;
+    const T *p = y + r * d, *g = dy + r * d;
+    T* q = dx + r * d;
     float total = 0;
     for (int64 i = threadIdx.x; i < d; i += blockDim.x) total += p[i] * g[i];
     total = block_sum(total);
     for (int64 i = threadIdx.x; i < d; i += blockDim.x) q[i] = p[i] * (g[i] - total);
   }
 }
+#define SOFTMAX(S, T) \
+  KERNEL(Softmax##S, const T* x, T* y, int64 n, int64 d) { softmax(x, y, n, d); } \
+  KERNEL(SoftmaxGradient##S, const T* y, const T* dy, T* dx, int64 n, int64 d) { softmax_gradient(y, dy, dx, n, d); }
+FLOATS(SOFTMAX)
 
-// Losses of rows: labels are classes, or probabilities where `probable`. A label that is none makes the loss NaN.
+// Losses of rows: labels are classes, or probabilities where `probable`. A label that is none makes the loss NaN,
+// and has no gradient.
 KERNEL(RowLosses, const float* x, const float* p, const void* labels, const float* weight, float* loss, int64 n,
-       int64 d, int64 probable) {
+       int64 d, int64 probable, uint64* fault, int64 number) {
   for (int64 r = blockIdx.x; r < n; r += gridDim.x) {
     float v = 0;
     if (probable) {
@@ -38,7 +42,7 @@ KERNEL(RowLosses, const float* x, const float* p, const void* labels, const floa
       v = block_sum(v);
     } else {
       int label = ((const int*)labels)[r];
-      if (label < 0 || label >= d) {
+      if (!is_class(label, d, fault, number)) {
         v = NAN;
       } else if (p[r * d + label] > TINY) {
         v = -logf(p[r * d + label]);
@@ -71,6 +75,7 @@ KERNEL(SoftmaxWithLossGradient, const float* p, const void* labels, const float*
   for (int64 i = FIRST; i < n * d; i += STEP) {
     int64 r = i / d;
     float target = probable ? ((const float*)labels)[i] : ((const int*)labels)[r] == i % d;
-    dx[i] = factor * (weight ? weight[r] : 1) * (p[i] - target);
+    bool valid = probable || (((const int*)labels)[r] >= 0 && ((const int*)labels)[r] < d);
+    dx[i] = valid ? factor * (weight ? weight[r] : 1) * (p[i] - target) : 0;
   }
 }

@@ -1,6 +1,6 @@
 """Softmax over rows, alone and with the loss."""
 from caffe2._core.cuda import CudaOperator
-from caffe2.ops.cuda.pointwise import FLOAT, INT32, product, register_cuda
+from caffe2.ops.cuda.pointwise import FLOAT, FLOATS, INT32, SUFFIX, product, register_cuda
 from caffe2.ops.cuda.reduction import Reducing
 
 
@@ -20,27 +20,28 @@ def row_threads(d):
 @register_cuda("Softmax")
 class Softmax(CudaOperator):
     def execute(self):
-        x = self.source(0, (FLOAT,))
+        x = self.source(0, FLOATS)
         n, d = matrix(x.shape, self.args.int("axis", 1))
         y = self.like(0, x)
         if y.size:
-            self.launch_blocks("Softmax", n, x, y, n, d, threads=row_threads(d))
+            self.launch_blocks("Softmax" + SUFFIX[x.dtype], n, x, y, n, d, threads=row_threads(d))
 
 
 @register_cuda("SoftmaxGradient")
 class SoftmaxGradient(CudaOperator):
     def execute(self):
-        y, dy = self.source(0, (FLOAT,)), self.source(1, (FLOAT,))
+        y = self.source(0, FLOATS)
+        dy = self.source(1, (y.dtype,))
         if y.shape != dy.shape:
             raise ValueError("inputs 0 and 1 must have the same shape")
         n, d = matrix(y.shape, self.args.int("axis", 1))
         dx = self.like(0, y)
         if y.size:
-            self.launch_blocks("SoftmaxGradient", n, y, dy, dx, n, d, threads=row_threads(d))
+            self.launch_blocks("SoftmaxGradient" + SUFFIX[y.dtype], n, y, dy, dx, n, d, threads=row_threads(d))
 
 
 class RowLoss(Reducing):
-    """Labels that are no classes make the loss NaN: checking them would mean to wait for the device."""
+    """Labels that are no classes make the loss NaN, and the next fetch raise: what launches does not wait."""
 
     def setup(self):
         self.scale = self.args.float("scale", 1.0)
@@ -77,8 +78,9 @@ class SoftmaxWithLoss(RowLoss):
         loss = self.room(0, n)
         if x.size:
             threads = row_threads(d)
-            self.launch_blocks("Softmax", n, x, p, n, d, threads=threads)
-            self.launch_blocks("RowLosses", n, x, p, labels, weight, loss, n, d, self.probable, threads=threads)
+            self.launch_blocks("Softmax_f", n, x, p, n, d, threads=threads)
+            self.launch_blocks("RowLosses", n, x, p, labels, weight, loss, n, d, self.probable, *self.fault,
+                               threads=threads)
         self.launch_blocks("AverageLoss", 1, loss, None if self.by_batch_size else weight, total, n, self.scale)
 
 

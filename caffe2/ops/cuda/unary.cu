@@ -2,14 +2,15 @@
 
 #define UNARY_OF(NAME, T, EXPRESSION) \
   KERNEL(NAME, const T* x, T* y, int64 n, float a, float b) { \
-    each(n, [=](T x, T& y) { y = EXPRESSION; }, x, y); }
-#define UNARY(NAME, EXPRESSION) UNARY_OF(NAME##_f, float, EXPRESSION)
+    each(n, [=](Wide<T>::type x, T& y) { y = EXPRESSION; }, x, y); }
+#define UNARY(NAME, EXPRESSION) UNARY_OF(NAME##_f, float, EXPRESSION) UNARY_OF(NAME##_h, Half, EXPRESSION)
 // with integers and doubles too
 #define UNARIES(NAME, EXPRESSION) UNARY(NAME, EXPRESSION) UNARY_OF(NAME##_d, double, EXPRESSION) \
   UNARY_OF(NAME##_i, int, EXPRESSION) UNARY_OF(NAME##_l, int64, EXPRESSION)
-#define GRADIENT(NAME, EXPRESSION) \
-  KERNEL(NAME##_f, const float* z, const float* dy, float* dx, int64 n, float a, float b) { \
-    each(n, [=](float z, float dy, float& dx) { dx = EXPRESSION; }, z, dy, dx); }
+#define GRADIENT_OF(NAME, T, EXPRESSION) \
+  KERNEL(NAME, const T* z, const T* dy, T* dx, int64 n, float a, float b) { \
+    each(n, [=](float z, float dy, T& dx) { dx = EXPRESSION; }, z, dy, dx); }
+#define GRADIENT(NAME, EXPRESSION) GRADIENT_OF(NAME##_f, float, EXPRESSION) GRADIENT_OF(NAME##_h, Half, EXPRESSION)
 
 UNARIES(Negative, -x)
 UNARIES(Sign, (x > 0) - (x < 0))
@@ -36,6 +37,9 @@ UNARY(Ceil, ceilf(x))
 UNARY(Floor, floorf(x))
 UNARY(Clip, fminf(fmaxf(x, a), b))
 UNARY(Scale, a * x)
+UNARY(Log1p, log1pf(x))
+__device__ inline float logit(float p) { return logf(p / (1 - p)); }
+UNARY(Logit, logit(x < a ? a : x > 1 - a ? 1 - a : x))
 GRADIENT(AbsGradient, z == 0 ? 0 : z < 0 ? -dy : dy)
 GRADIENT(SinGradient, dy * cosf(z))
 GRADIENT(CosGradient, -dy * sinf(z))
@@ -50,4 +54,6 @@ GRADIENT(CubeGradient, 3 * dy * z * z)
 GRADIENT(ReciprocalGradient, -dy * z * z)
 GRADIENT(RsqrtGradient, -0.5f * dy * z * z * z)
 GRADIENT(CbrtGradient, dy / (3 * z * z))
+GRADIENT(Log1pGradient, dy / (1 + z))
+GRADIENT(LogitGradient, z < a || z > 1 - a ? 0 : dy / (z * (1 - z)))
 GRADIENT(ClipGradient, z > a && z < b ? dy : 0)

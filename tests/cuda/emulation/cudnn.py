@@ -8,7 +8,8 @@ from cuda_emulation import push_call
 
 
 class data_type(enum.Enum):
-    FLOAT = 0
+    FLOAT = np.float32
+    HALF = np.float16
 
 
 class heur_mode(enum.Enum):
@@ -39,7 +40,7 @@ def set_stream(handle, stream):
 
 class _Tensor:
     def __init__(self, dim=None, stride=None, data_type=None, name=""):
-        self.dim, self.stride = dim, stride
+        self.dim, self.stride, self.dtype = dim, stride, data_type
 
     def set_output(self, value):
         return self
@@ -53,18 +54,20 @@ class _Tensor:
         return self
 
     def set_data_type(self, dtype):
+        self.dtype = dtype
         return self
 
     def view(self, address):
         size = 1 + sum((d - 1) * s for d, s in zip(self.dim, self.stride))
-        memory = np.frombuffer((ctypes.c_float * size).from_address(address), np.float32)
-        return np.lib.stride_tricks.as_strided(memory, self.dim, [4 * s for s in self.stride])
+        item = np.dtype(self.dtype.value).itemsize
+        memory = np.frombuffer((ctypes.c_char * (item * size)).from_address(address), self.dtype.value)
+        return np.lib.stride_tricks.as_strided(memory, self.dim, [item * s for s in self.stride])
 
 
 class pygraph:
     def __init__(self, *, handle, io_data_type, intermediate_data_type, compute_data_type):
-        assert isinstance(handle, _Handle)
-        self.state = 0
+        assert isinstance(handle, _Handle) and intermediate_data_type == compute_data_type == data_type.FLOAT
+        self.state, self.io = 0, io_data_type
 
     def tensor(self, **how):
         return _Tensor(**how)
@@ -120,8 +123,12 @@ class pygraph:
         assert self.state == 5 and workspace and handle.stream
 
         def run():
-            x, w, y = (t.view(tensors[t]) for t in (self.image, self.weight, self.answer))
+            stored = [t.view(tensors[t]) for t in (self.image, self.weight, self.answer)]
+            assert all(v.dtype == self.io.value for v in stored)
+            x, w, y = (v.astype(np.float32) for v in stored)
             convolve(self.kind, x, w, y, self.how)
+            made = ("dgrad", "wgrad", "fprop").index(self.kind)
+            stored[made][...] = (x, w, y)[made]
         push_call(handle.stream, run)
 
 
@@ -144,11 +151,11 @@ def convolve(kind, x, w, y, how):
             rows, columns = slice(k * m, (k + 1) * m), slice(k * c, (k + 1) * c)
             at, tap = (slice(None), columns, *places), (rows, slice(None), *taps)
             if kind == "fprop":
-                y[:, rows] += np.einsum("nc...,mc->nm...", padded[at], w[tap])
+                y[:, rows] += np.einsum("nc...,mc->nm...", padded[at], w[tap], optimize=True)
             elif kind == "dgrad":
-                padded[at] += np.einsum("nm...,mc->nc...", y[:, rows], w[tap])
+                padded[at] += np.einsum("nm...,mc->nc...", y[:, rows], w[tap], optimize=True)
             else:
                 w[tap] = np.einsum("ncp,nmp->mc", padded[at].reshape(*padded[at].shape[:2], -1),
-                                   y[:, rows].reshape(y.shape[0], m, -1))
+                                   y[:, rows].reshape(y.shape[0], m, -1), optimize=True)
     if kind == "dgrad":
         x[...] = padded[(slice(None), slice(None), *(slice(b[0], b[0] + d) for b, d in zip(border[2:], x.shape[2:])))]
