@@ -471,7 +471,7 @@ def test_two_threads_in_two_workspaces_are_bitwise_equal():
 
     def work(space_and_net):
         space, net = space_and_net
-        for _ in range(300):
+        for _ in range(1500):
             net.run()
             for name in ("a", "s", "p"):
                 if not np.array_equal(space.fetch_blob(name), want[name]):
