@@ -132,6 +132,15 @@ def test_gemm_ways(level, m, n, k, trans, dtype):
                nth=2, seed=m + n, add="rc+0", pack="")
 
 
+@pytest.mark.parametrize("trans", [False, True])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_panels_of_every_width(level, dtype, trans):
+    """The last panel of an operand may be as wide as one of the other, and begin anywhere."""
+    for m in range(1, 41):
+        check_gemm(level, dtype, m, 2 * m, 21, trans, not trans, alpha=1, beta=0, gap=0, nth=1, seed=m, add="",
+                   pack="ab")
+
+
 def check_integer_gemm(level, m, n, k, trans_a, trans_b, beta, gap, nth, seed, add, pack, values=(-128, 128)):
     """Exact, modulo 2^32."""
     rng = np.random.default_rng(seed)

@@ -279,8 +279,8 @@ static void FN(pack_panel)(const FN(source_t) * s, long j0, long n, long width, 
         const REAL* x = s->x + k0 * s->ld + j0;
         for (long k = 0; k < kc; k++, d += width, x += s->ld) {
             if (!g && n == NR) {
-                *(V*)d = *(const V_ANY*)x;
-                *(V*)(d + LANES) = *(const V_ANY*)(x + LANES);
+                *(V_ANY*)d = *(const V_ANY*)x;
+                *(V_ANY*)(d + LANES) = *(const V_ANY*)(x + LANES);
             } else if (!g) FN(copy)(x, n, d);
             if (n < padded) FN(zero)(padded - n, d + n);
         }
