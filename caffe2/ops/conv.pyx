@@ -1060,8 +1060,8 @@ _SHARED = {
     "shared_buffer": "accepted, changes nothing",
 }
 _WINOGRAD = {
-    "winograd": "0: never use Winograd's algorithm for windows of 3 x 3 pixels: it is fast, but its error is ten times "
-                "that of others, and NaN or Inf in an image spreads to all of a tile of 4 x 4 pixels (default 1)",
+    "winograd": "0: never use Winograd's algorithm for windows of 3 x 3 pixels: it is fast, but its error is up to "
+                "twice that of others, and NaN or Inf in an image spreads to all of a tile of 4 x 4 pixels (default 1)",
 }
 _NO_BIAS = {"no_bias": "there is no bias, hence no gradient of one"}
 _DOC = """Every filter is laid over {where} in turn, at steps of `stride`, multiplied with the pixels under it and

@@ -27,6 +27,14 @@ def test_feed_and_fetch_are_inverse(a):
     assert b.flags.owndata and b.flags.writeable
 
 
+def test_large_arrays_are_fed_also_from_the_blob_itself():
+    a = np.arange(300_001, dtype=np.float32)
+    workspace.FeedBlob("x", a)
+    np.testing.assert_array_equal(workspace.FetchBlob("x"), a)
+    workspace.FeedBlob("x", workspace.blobs.view("x")[1:])
+    np.testing.assert_array_equal(workspace.FetchBlob("x"), a[1:])
+
+
 @given(arrays)
 def test_any_layout_is_fed(a):
     for b in (a.T, a[..., ::-1] if a.ndim else a, np.asfortranarray(a)):

@@ -372,6 +372,13 @@ def check_pool_gradient(level, n, channels, size, kernel, stride, pad, out, nth)
 
 
 @each_level
+def test_pool_of_no_rows(name):
+    x = np.zeros((1, 20, 3, 9), np.float32)
+    y = dispatch.level(name).pool16(blocked(x), 20, "max", (2, 2), (2, 2), (0, 0), (0, 4), 2)
+    assert y.shape == (1, 2, 0, 4, 16)
+
+
+@each_level
 @given(n=st.integers(0, 2), channels=st.integers(1, 40), size=sides, kernel=pairs, stride=pairs, pad=pairs,
        more=pairs, nth=st.integers(1, 2))
 def test_pool_gradient(name, size, stride, pad, more, **case):

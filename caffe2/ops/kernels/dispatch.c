@@ -66,9 +66,9 @@ void* kernels_scratch(int slot, size_t bytes) {
         }
     }
     if (bytes > mine->bytes[slot] || !mine->memory[slot]) {
-        if (bytes > (size_t)-1 - 8192) return NULL;
+        if (bytes > (size_t)-1 / 2) return NULL;
         const size_t size = (bytes + bytes / 4 + 4096) & ~(size_t)4095;
-        void* p = aligned_new(size ? size : 4096);
+        void* p = aligned_new(size);
         if (!p) return NULL;
         free(mine->memory[slot]);
         mine->memory[slot] = p;

@@ -101,7 +101,7 @@ INLINE void each(const int kind, const conv16_t* c, const float* x, const float*
     /* Convolutions divide large images by rows, others by channels: threads keep what they wrote. */
     const int by_rows = c->channels <= size;
     const long most = by_rows && c->batch == 1 ? DIVIDE_UP(c->out[0], nth) : c->out[0];
-    const long bands = DIVIDE_UP(c->out[0], MIN(BAND, most));
+    const long bands = DIVIDE_UP(c->out[0], MAX(1, MIN(BAND, most)));
     stretch_t work[nth];
     share_out(c->batch * blocks * bands, nth, work);
 #pragma omp parallel num_threads(nth) if (nth > 1)
