@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caffe2._core.schema import OpSchema, TensorInfo
+from caffe2.ops.kernels import dispatch
 from caffe2.python import core, workspace
 from windows import close, first, last, layouts, run, slope, windows
 
@@ -93,11 +94,9 @@ def test_sizes(name, order):
     check_all(*make(rng, shape, filters, args, group), dict(args, group=group), order)
 
 
-@pytest.mark.parametrize("isa", ["v1", "v3", "v4"])
+@pytest.mark.parametrize("isa", dispatch.LEVELS)
 def test_instruction_sets(isa):
     """The same in a process that uses another instruction set."""
-    from caffe2.ops.kernels import dispatch
-
     if isa not in dispatch.available():
         with pytest.raises(ValueError, match="not available"):
             dispatch.level(isa)

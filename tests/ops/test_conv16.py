@@ -18,6 +18,12 @@ def each_level(test):
     return pytest.mark.parametrize("name", LEVELS)(test)
 
 
+def each_direct_way(test):
+    """At every level, and by tiles at the level that has them."""
+    ways = [(name, "direct") for name in LEVELS] + [("amx", "tiles")] * ("amx" in LEVELS)
+    return pytest.mark.parametrize("name, way", ways)(test)
+
+
 def random(rng, *shape):
     return rng.standard_normal(shape).astype(np.float32)
 
@@ -112,12 +118,12 @@ sides = st.tuples(st.integers(1, 18), st.integers(1, 30))
 added = st.sampled_from(["", "b", "+", "b+0", "b06", "+y0"])
 
 
-@each_level
-@given(n=st.integers(0, 3), channels=st.integers(1, 50), size=sides, filters=st.integers(1, 70), kernel=pairs,
+@each_direct_way
+@given(n=st.integers(0, 3), channels=st.integers(1, 70), size=sides, filters=st.integers(1, 70), kernel=pairs,
        stride=pairs, pad=pairs, tail=pairs, dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
        nth=st.integers(1, 3), add=added)
-def test_direct(name, **case):
-    check(dispatch.level(name), "direct", **case)
+def test_direct(name, way, **case):
+    check(dispatch.level(name), way, **case)
 
 
 # 1x1, also with more tiles than a band holds; 3x3; strides larger than kernels; one pixel; maps that take two rows at
@@ -130,17 +136,17 @@ def test_direct(name, **case):
     (17, (33, 29), 65, 5, 1, 2, 1), (8, (3, 3), 8, 1, 4, 0, 1), (16, (4, 4), 16, 3, 1, 4, 1),
 ])
 @pytest.mark.parametrize("nth", [1, 2])
-@each_level
-def test_direct_ways(name, channels, size, filters, kernel, stride, pad, n, nth):
-    check(dispatch.level(name), "direct", n, channels, size, filters, (kernel,) * 2, (stride,) * 2, (pad,) * 2,
+@each_direct_way
+def test_direct_ways(name, way, channels, size, filters, kernel, stride, pad, n, nth):
+    check(dispatch.level(name), way, n, channels, size, filters, (kernel,) * 2, (stride,) * 2, (pad,) * 2,
           (pad,) * 2, (1, 1), nth=nth, add="b+0", seed=channels)
 
 
-@each_level
+@each_direct_way
 @given(n=st.integers(1, 2), group=st.integers(2, 4), depth=st.integers(1, 2), width=st.integers(1, 3), size=sides,
        kernel=pairs, stride=pairs, pad=pairs, nth=st.integers(1, 2), add=added)
-def test_groups(name, group, depth, width, **case):
-    check(dispatch.level(name), "direct", channels=16 * group * depth, filters=16 * group * width, group=group,
+def test_groups(name, way, group, depth, width, **case):
+    check(dispatch.level(name), way, channels=16 * group * depth, filters=16 * group * width, group=group,
           tail=case["pad"], dilation=(1, 1), **case)
 
 
@@ -173,7 +179,7 @@ winograd = pytest.mark.parametrize("way, stride", [("winograd_4", 1), ("winograd
 
 @winograd
 @each_level
-@given(n=st.integers(0, 3), channels=st.integers(1, 50), size=sides, filters=st.integers(1, 70),
+@given(n=st.integers(0, 3), channels=st.integers(1, 70), size=sides, filters=st.integers(1, 70),
        pad=st.tuples(st.integers(0, 3), st.integers(0, 3)), tail=st.tuples(st.integers(0, 3), st.integers(0, 3)),
        nth=st.integers(1, 3), add=added)
 def test_winograd(name, way, stride, **case):
@@ -221,7 +227,7 @@ def check_gradients(level, n, channels, size, filters, kernel, stride, pad, tail
 
 
 @each_level
-@given(n=st.integers(0, 3), channels=st.integers(1, 50), size=sides, filters=st.integers(1, 70), kernel=pairs,
+@given(n=st.integers(0, 3), channels=st.integers(1, 70), size=sides, filters=st.integers(1, 70), kernel=pairs,
        stride=pairs, pad=pairs, tail=pairs, nth=st.integers(1, 3), winograd=st.booleans())
 def test_gradients(name, **case):
     check_gradients(dispatch.level(name), dilation=(1, 1), **case)
@@ -265,13 +271,15 @@ def test_ways(name):
         w = np.zeros((filters, channels // group, kernel, kernel), np.float32)
         return dispatch.Conv16(level, w, (side,) * 2, group, (stride,) * 2, (1, 1), size=(side,) * 2, **arguments).way
 
+    direct = "tiles" if name == "amx" else "direct"
     assert way(3, 64, 7, nchw=True) == "first"
-    assert way(32, 64, 1) == way(32, 64, 3, stride=3) == way(32, 64, 3, group=2) == "direct"
-    assert way(32, 64, 3) == way(128, 128, 3, stride=2, side=40) == "winograd_4"
+    assert way(32, 64, 1) == way(32, 64, 3, stride=3) == way(32, 64, 3, group=2) == direct
+    assert way(64, 64, 3, side=56) == "winograd_4"
+    assert way(128, 128, 3, stride=2, side=40) == ("tiles" if name == "amx" else "winograd_4")
     assert way(256, 256, 3, side=8) == "winograd_2"
-    assert way(32, 64, 3, side=3) == way(8, 64, 3) == way(32, 64, 3, winograd=False) == "direct"
+    assert way(8, 64, 3, side=3) == way(512, 512, 1, side=4) == "direct"
+    assert way(32, 64, 3, winograd=False) == way(32, 64, 3, dilation=(9, 9)) == direct
     assert way(24, 24, 3, group=24) == "depthwise"
-    assert way(32, 64, 3, dilation=(9, 9)) == "direct"
     with pytest.raises(ValueError, match="not a convolution for blocked images"):
         way(32, 64, 3, dilation=(9999, 9999))
     with pytest.raises(ValueError, match="not a convolution for blocked images"):
@@ -280,22 +288,22 @@ def test_ways(name):
         way(24, 24, 3, group=24, nchw=True)
 
 
-@each_level
-def test_not_a_number(name):
+@each_direct_way
+def test_not_a_number(name, way):
     """NaN and infinity go where their windows are, through bounds too, and nowhere else."""
     w = np.ones((5, 20, 3, 3), np.float32)
     x = np.ones((1, 20, 9, 9), np.float32)
     x[0, 3, 4, 4] = np.nan
     x[0, 3, 0, 0] = np.inf
-    f = dispatch.Conv16(dispatch.level(name), w, (9, 9), pad=(1, 1), size=(9, 9), winograd=False)
+    f = dispatch.Conv16(dispatch.level(name), w, (9, 9), pad=(1, 1), size=(9, 9), way=way)
     y = plain(f(blocked(x), low=0, high=6), 5)
     expected = np.full((9, 9), 6.0)
     expected[3:6, 3:6] = np.nan
     np.testing.assert_array_equal(y, np.broadcast_to(expected, y.shape))
 
 
-@pytest.mark.parametrize("way", ["direct", "winograd_4", "winograd_2"])
-@each_level
+@pytest.mark.parametrize("name, way", [(name, way) for name in LEVELS for way in ("direct", "winograd_4", "winograd_2")
+                                       ] + [("amx", "tiles")] * ("amx" in LEVELS))
 def test_concurrent_callers(name, way):
     """Threads share packed filters; results are the same bits."""
     rng = np.random.default_rng(5)

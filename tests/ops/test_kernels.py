@@ -60,7 +60,7 @@ def test_environment_forces_level(name):
 def test_unknown_level():
     result = isa_of("v9")
     assert result.returncode != 0
-    assert "unknown instruction set 'v9'; there are v1, v3, v4" in result.stderr
+    assert "unknown instruction set 'v9'; there are v1, v3, v4, amx" in result.stderr
     with pytest.raises(ValueError, match="unknown instruction set"):
         dispatch.level("sse")
 

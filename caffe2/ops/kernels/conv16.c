@@ -184,20 +184,27 @@ size_t CAT(conv16_pack_bytes, ISA)(const conv16_t* c, int way) {
             return 16 * (size_t)BLOCKS(c->channels) * c->kernel[0] * c->kernel[1] * sizeof(float);
         case CONV16_WINOGRAD_4: return 36 * pairs;
         case CONV16_WINOGRAD_2: return 16 * pairs;
+#ifdef __AMX_BF16__
+        case CONV16_TILES: return conv16_tiles_bytes(c);
+#endif
         default: return direct_bytes(c);
     }
 }
 
-void CAT(conv16_pack_from, ISA)(const conv16_t* c, int way, const filters_t* f, float* packed,
-                                int nth) {
+int CAT(conv16_pack_from, ISA)(const conv16_t* c, int way, const filters_t* f, float* packed,
+                               int nth) {
     const double pairs = (double)c->out_channels * c->channels / c->group;
     nth = threads_for(4 * pairs * c->kernel[0] * c->kernel[1], nth);
     switch (way) {
         case CONV16_DIRECT: direct_pack(c, 16, f, packed, nth); break;
         case CONV16_FIRST: direct_pack(c, 1, f, packed, nth); break;
         case CONV16_DEPTHWISE: depthwise_pack(c, f, packed); break;
+#ifdef __AMX_BF16__
+        case CONV16_TILES: return conv16_tiles_pack(c, f, (char*)packed, nth);
+#endif
         default: CAT(winograd_pack, ISA)(c, winograd_tile(way), f, packed, nth);
     }
+    return 0;
 }
 
 int CAT(conv16_pack, ISA)(const conv16_t* c, int way, const float* w, float* packed, int nth) {
@@ -207,8 +214,7 @@ int CAT(conv16_pack, ISA)(const conv16_t* c, int way, const float* w, float* pac
     for (long i = 0; i < taps; i++) at[i] = i;
     const filters_t f = {.w = w, .group_step = c->out_channels / c->group * depth * taps,
                          .out_step = depth * taps, .in_step = taps, .at = at};
-    CAT(conv16_pack_from, ISA)(c, way, &f, packed, nth);
-    return 0;
+    return CAT(conv16_pack_from, ISA)(c, way, &f, packed, nth);
 }
 
 /* ---- the whole convolution ---- */
@@ -231,11 +237,6 @@ typedef struct {
     const int32_t* keep;
     const float* residual;
 } plan_t;
-
-/* A part of the work that one thread does at once. */
-typedef struct {
-    long group, image_0, image_1, down_0, down_1, panel_0, panel_1;
-} part_t;
 
 static long first_row(const plan_t* p, long down) {
     return p->flat ? 0 : MIN(down * p->tile_rows, p->c->out[0]);
@@ -299,7 +300,7 @@ static long copied_image(const plan_t* p, long down) {
 }
 
 /* copied: which band of which images this thread has copied; this part's is band. */
-static int run_part(const plan_t* p, const part_t* part, long down, long band, long* copied) {
+static int run_part(const plan_t* p, const part16_t* part, long down, long band, long* copied) {
     const conv16_t* c = p->c;
     const long pixels = (long)c->out[0] * c->out[1];
     const long x_group = part->group * p->blocks;
@@ -374,19 +375,21 @@ static int run_part(const plan_t* p, const part_t* part, long down, long band, l
     return 0;
 }
 
-/* How many parts there are of the output channels, of the rows, of the batch. */
-typedef struct {
-    long chunks, bands, batches;
-} parts_t;
-#define COUNT(n) ((n).chunks * (n).bands * (n).batches)
+/* About what a convolution takes, in cycles: multiplications, and reading the filters from memory. */
+#ifdef __AMX_BF16__ /* against what tiles take, which is measured in cycles too */
+#define MULTIPLY (1. / 32)
+#define READ_FILTER .25
+#define TRANSFORM(t) ((t) == 4 ? 8.5 : 5.3)
+#else
+#define MULTIPLY (1.2 / (2 * LANES))
+#define READ_FILTER 1.
+#define TRANSFORM(t) ((t) == 4 ? 7 : 4.4)
+#endif
 
-/* Divides one axis until there are four parts for each thread, and as many for each. */
-static void more_parts(long* axis, long most, long count, int nth) {
-    if (count >= 4l * nth && count % nth == 0) return;
-    const long others = count / *axis;
-    long wanted = MAX(*axis, DIVIDE_UP(4l * nth, others));
-    while (wanted * others % nth) wanted++;
-    *axis = MIN(most, wanted);
+static double direct_cycles(const conv16_t* c) {
+    const double pairs =
+        (double)c->channels * c->out_channels / c->group * c->kernel[0] * c->kernel[1];
+    return pairs * ((double)c->batch * c->out[0] * c->out[1] * MULTIPLY + READ_FILTER);
 }
 
 static int direct(const conv16_t* c, int step, const float* x, const float* packed,
@@ -470,7 +473,7 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
     for (long i, copied = -1; (i = take(nth, work)) >= 0;) {
         const long chunk = i % n.chunks, band = i / n.chunks % n.bands;
         const long batch = i / n.chunks / n.bands % n.batches;
-        const part_t part = {
+        const part16_t part = {
             .group = i / COUNT(n),
             .image_0 = batch * c->batch / n.batches, .image_1 = (batch + 1) * c->batch / n.batches,
             .down_0 = band * p.tiles_down / n.bands, .down_1 = (band + 1) * p.tiles_down / n.bands,
@@ -481,22 +484,13 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
     return failed ? -1 : 0;
 }
 
-/* About what a convolution takes: multiplications, then reading the filters from memory once. */
-#define MULTIPLY (1.2 / (2 * LANES))
-#define READ_FILTER 1.
-
-static double direct_cycles(const conv16_t* c) {
-    const double pairs = (double)c->channels * c->out_channels * 9;
-    return pairs * ((double)c->batch * c->out[0] * c->out[1] * MULTIPLY + READ_FILTER);
-}
-
 static double winograd_cycles(const conv16_t* c, int t) {
     const double tiles = (double)c->batch * DIVIDE_UP(c->out[0], t) * DIVIDE_UP(c->out[1], t);
     const double pairs = (double)c->channels * c->out_channels, filters = (t + 2) * (t + 2);
     const double products = c->stride[0] == 2 ? (2 * t + 1) * (2 * t + 1) : filters;
     const double transforms = tiles * (BLOCKS(c->channels) + BLOCKS(c->out_channels)) * 16 / LANES;
     return pairs * (products * tiles * MULTIPLY + filters * READ_FILTER) +
-           transforms * products * (t == 4 ? 7 : 4.4);
+           transforms * products * TRANSFORM(t);
 }
 
 int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
@@ -516,10 +510,18 @@ int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
             c->dilation[i] != 1 || c->out[i] < 4)
             winograd = 0;
     if (winograd == 2) winograd = (double)c->batch * c->out[0] * c->out[1] > REPACK_PIXELS;
-    if (!winograd || c->group > 1 || c->channels < 16 || out < 16) return CONV16_DIRECT;
+    int direct = CONV16_DIRECT;
+    double cycles = direct_cycles(c);
+#ifdef __AMX_BF16__
+    if (conv16_tiles_cycles(c) < cycles) {
+        direct = CONV16_TILES;
+        cycles = conv16_tiles_cycles(c);
+    }
+#endif
+    if (!winograd || c->group > 1 || c->channels < 16 || out < 16) return direct;
     const double with_4 = winograd_cycles(c, 4);
     const double with_2 = c->stride[0] == 2 ? INFINITY : winograd_cycles(c, 2);
-    if (direct_cycles(c) < MIN(with_4, with_2)) return CONV16_DIRECT;
+    if (cycles < MIN(with_4, with_2)) return direct;
     return with_2 < with_4 ? CONV16_WINOGRAD_2 : CONV16_WINOGRAD_4;
 }
 
@@ -529,6 +531,9 @@ int CAT(conv16, ISA)(const conv16_t* c, int way, const float* x, const float* pa
     switch (way) {
         case CONV16_DIRECT: return direct(c, 16, x, packed, e, y, nth);
         case CONV16_FIRST: return direct(c, 1, x, packed, e, y, nth);
+#ifdef __AMX_BF16__
+        case CONV16_TILES: return conv16_tiles(c, x, packed, e, y, nth);
+#endif
         case CONV16_DEPTHWISE: CAT(depthwise16, ISA)(c, x, packed, e, y, nth); return 0;
         default: return CAT(winograd, ISA)(c, winograd_tile(way), x, packed, e, y, nth);
     }

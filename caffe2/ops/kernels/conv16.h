@@ -69,8 +69,8 @@ typedef struct {
 } filters_t;
 void CAT(conv16_gather, ISA)(const conv16_t* c, const filters_t* f, long group, long first,
                              long width, long channel, long channels, float* to);
-void CAT(conv16_pack_from, ISA)(const conv16_t* c, int way, const filters_t* f, float* packed,
-                                int nth);
+int CAT(conv16_pack_from, ISA)(const conv16_t* c, int way, const filters_t* f, float* packed,
+                               int nth);
 int CAT(conv16, ISA)(const conv16_t* c, int way, const float* x, const float* packed,
                      const epilogue16_t* e, float* y, int nth);
 void CAT(winograd_pack, ISA)(const conv16_t* c, int t, const filters_t* f, float* packed, int nth);
@@ -78,6 +78,34 @@ int CAT(winograd, ISA)(const conv16_t* c, int tile, const float* x, const float*
                        const epilogue16_t* e, float* y, int nth);
 void CAT(depthwise16, ISA)(const conv16_t* c, const float* x, const float* packed,
                            const epilogue16_t* e, float* y, int nth);
+
+#ifdef __AMX_BF16__
+double conv16_tiles_cycles(const conv16_t* c);
+size_t conv16_tiles_bytes(const conv16_t* c);
+int conv16_tiles_pack(const conv16_t* c, const filters_t* f, char* packed, int nth);
+int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const epilogue16_t* e,
+                 float* y, int nth);
+#endif
+
+/* A part of the work that one thread does at once. */
+typedef struct {
+    long group, image_0, image_1, down_0, down_1, panel_0, panel_1;
+} part16_t;
+
+/* How many parts there are of the output channels, of the rows, of the batch. */
+typedef struct {
+    long chunks, bands, batches;
+} parts_t;
+#define COUNT(n) ((n).chunks * (n).bands * (n).batches)
+
+/* Divides one axis until there are four parts for each thread, and as many for each. */
+static inline void more_parts(long* axis, long most, long count, int nth) {
+    if (count >= 4l * nth && count % nth == 0) return;
+    const long others = count / *axis;
+    long wanted = MAX(*axis, DIVIDE_UP(4l * nth, others));
+    while (wanted * others % nth) wanted++;
+    *axis = MIN(most, wanted);
+}
 
 /* Floats from one image of y to the next. */
 static inline long y_image(const conv16_t* c, const epilogue16_t* e) {

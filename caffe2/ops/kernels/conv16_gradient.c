@@ -238,8 +238,9 @@ static int one_phase(const conv16_t* c, const int* phase, int winograd, const fl
     for (long r = d.kernel[0] - 1; r >= 0; r--)
         for (long s = d.kernel[1] - 1; s >= 0; s--)
             *tap_at++ = (phase[0] + r * c->stride[0]) * c->kernel[1] + phase[1] + s * c->stride[1];
-    CAT(conv16_pack_from, ISA)(&d, way, &f, memory, nth);
-    if (CAT(conv16, ISA)(&d, way, dy, memory, &none, y, nth)) return -1;
+    if (CAT(conv16_pack_from, ISA)(&d, way, &f, memory, nth) ||
+        CAT(conv16, ISA)(&d, way, dy, memory, &none, y, nth))
+        return -1;
     if (strided) spread(c, &d, at, y, dx, nth);
     return 0;
 }

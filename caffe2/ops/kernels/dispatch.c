@@ -6,15 +6,32 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef HAVE_amx
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 extern const kernels_t kernels_v1;
 #ifdef HAVE_v3
 extern const kernels_t kernels_v3, kernels_v4;
 static kernels_t without_vnni; /* v4 with the products of int8 of v3 */
 #endif
+#ifdef HAVE_amx
+extern const kernels_t kernels_amx;
+
+/* Whether the processor has tiles of bfloat16, and the system lets this process use them. */
+static int may_use_tiles(void) {
+    const unsigned tiles = 1u << 24, bfloat16 = 1u << 22;
+    const long ask_for_state = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM of Linux 5.16 */
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    return (d & tiles) && (d & bfloat16) && !syscall(SYS_arch_prctl, ask_for_state, tile_data);
+}
+#endif
 
 const kernels_t* kernels_level(const char* level) {
-    const kernels_t* tables[3] = {&kernels_v1};
+    const kernels_t* tables[4] = {&kernels_v1};
 #ifdef HAVE_v3
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -32,8 +49,11 @@ const kernels_t* kernels_level(const char* level) {
         without_vnni.igemm_pack = kernels_v3.igemm_pack;
         tables[2] = &without_vnni;
     }
+#ifdef HAVE_amx
+    if (tables[2] == &kernels_v4 && may_use_tiles()) tables[3] = &kernels_amx;
 #endif
-    for (int i = 2; i >= 0; i--)
+#endif
+    for (int i = 3; i >= 0; i--)
         if (tables[i] && (!level || !*level || !strcmp(level, tables[i]->name))) return tables[i];
     return NULL;
 }

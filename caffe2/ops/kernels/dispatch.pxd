@@ -59,6 +59,7 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
         CONV16_DEPTHWISE
         CONV16_WINOGRAD_4
         CONV16_WINOGRAD_2
+        CONV16_TILES
         POOL16_MAX
         POOL16_AVERAGE
         POOL16_AVERAGE_PAD

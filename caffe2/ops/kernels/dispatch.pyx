@@ -1,6 +1,6 @@
 """Chooses the instruction set of the kernels, once, at import.
 
-The environment variable ``CAFFE2_ISA`` (``v1``, ``v3`` or ``v4``) forces a level.
+The environment variable ``CAFFE2_ISA`` (``v1``, ``v3``, ``v4`` or ``amx``) forces a level.
 """
 
 import os
@@ -9,7 +9,7 @@ import numpy as np
 
 from libc.stdint cimport int32_t
 
-LEVELS = ("v1", "v3", "v4")
+LEVELS = ("v1", "v3", "v4", "amx")
 
 
 cdef const kernels_t* table(str level) except NULL:
@@ -26,7 +26,7 @@ K = table(os.environ.get("CAFFE2_ISA", ""))
 
 
 def isa():
-    """Name of the level in use: ``v1`` (baseline), ``v3`` (AVX2) or ``v4`` (AVX-512)."""
+    """Name of the level in use: ``v1`` (baseline), ``v3`` (AVX2), ``v4`` (AVX-512) or ``amx`` (and tiles of bfloat16)."""
     return K.name.decode()
 
 
@@ -304,6 +304,7 @@ WAYS = {
     "depthwise": CONV16_DEPTHWISE,
     "winograd_4": CONV16_WINOGRAD_4,
     "winograd_2": CONV16_WINOGRAD_2,
+    "tiles": CONV16_TILES,
 }
 
 
@@ -324,7 +325,7 @@ cdef class Conv16:
         self.c = shape16(1, w.shape[1] * group, size, w.shape[0], out, group, w.shape[2:], stride, pad,
                          dilation)
         self.code = WAYS[way] if way else self.k.conv16_way(&self.c, nchw, winograd)
-        if self.code == CONV16_NONE:
+        if self.code == CONV16_NONE or (self.code == CONV16_TILES and self.k.name != b"amx"):
             raise ValueError("not a convolution for blocked images")
         self.packed = aligned((self.k.conv16_pack_bytes(&self.c, self.code) // 4,))
         if self.k.conv16_pack(&self.c, self.code, <const float*> pointer(w),

@@ -1,7 +1,7 @@
 /* Inner loops that need an instruction set, behind one table of function pointers.
  *
- * gemm.c and vector.c are compiled once for each level (-DISA=_v1, _v3, _v4); dispatch.c is
- * compiled once, for the baseline, and knows which levels this build holds and this processor
+ * gemm.c and the like are compiled once for each level (-DISA=_v1, _v3, _v4, _amx); dispatch.c
+ * is compiled once, for the baseline, and knows which levels this build holds and this processor
  * runs. Matrices are row-major; sizes are in elements unless they say bytes. Functions are safe
  * for concurrent callers. `nth` is the number of OpenMP threads to use at most; 1 opens no
  * parallel region. Functions that return int return 0, or -1 when memory ran out. */
@@ -85,6 +85,7 @@ typedef struct {
  *              tiles of 4x4 (2x2) pixels; largest error against float64, relative to the largest
  *              |y|: 5e-6 (1e-6) on normally distributed data with 512 channels, where direct has
  *              2.5e-6
+ *   tiles      what a matrix unit multiplies, see conv16_tiles.c; of level amx only; as direct
  * P is 32, 16 or 8 by level (two vectors); out channels are padded to a multiple of 16, and what
  * that leaves of the last panel is narrower. Packed filters of one level do not fit another. */
 enum {
@@ -93,13 +94,14 @@ enum {
     CONV16_FIRST,
     CONV16_DEPTHWISE,
     CONV16_WINOGRAD_4,
-    CONV16_WINOGRAD_2
+    CONV16_WINOGRAD_2,
+    CONV16_TILES
 };
 
 enum { POOL16_MAX, POOL16_AVERAGE, POOL16_AVERAGE_PAD /* counts the border's zeros */ };
 
 typedef struct kernels_t {
-    const char* name; /* "v1", "v3", "v4" */
+    const char* name; /* "v1", "v3", "v4", "amx" */
     int vector_bytes;
 
     /* ---- GEMM -------------------------------------------------------------------------- */
@@ -259,7 +261,7 @@ typedef struct kernels_t {
 
 enum { SCRATCH_USER = 4, SCRATCH_SLOTS = 7 };
 
-/* The table of a level ("v1", "v3", "v4"), or of the best one when level is NULL or empty;
+/* The table of a level ("v1", "v3", "v4", "amx"), or of the best one when level is NULL or empty;
  * NULL when this build or this processor does not have it. */
 const kernels_t* kernels_level(const char* level);
 void* kernels_scratch(int slot, size_t bytes);

@@ -1,0 +1,164 @@
+/* Products of float32 by the matrix unit (AMX), at the precision of float32.
+ *
+ * The unit multiplies bfloat16 numbers, of 8 significant bits, and adds in float32. A float32 has 24
+ * bits: it is the exact sum of three bfloat16, its parts. Of the nine products of two numbers' parts
+ * the six largest are added; the others are less than 2^-21 of the whole, 2^-24 on average, as much
+ * as one rounding. (Henry, Tang, Heinecke: Leveraging the bfloat16 Artificial Intelligence Datatype
+ * For Higher-Precision Computations, ARITH 2019.)
+ *
+ * NaN and infinities have no parts. Where a sum is not finite, amx_plain computes it again from
+ * numbers that are put together again. Parts below 2^-126 count as 0.
+ *
+ * A tile is 16 rows of 64 bytes. One step of a product takes 32 numbers of K from each factor:
+ *   left factor    16 rows (of C), each with 32 numbers of K, in pairs
+ *   right factor   16 rows, each with one pair of K for 16 columns (of C)
+ * Any order of K will do that is the same in both. C stays in tiles until all steps are done. */
+#ifndef CAFFE2_AMX_H
+#define CAFFE2_AMX_H
+#ifdef __AMX_BF16__
+#include <string.h>
+
+#include "simd.h"
+
+#define AMX_ROWS 16
+#define AMX_STEP 32    /* numbers of K */
+#define AMX_PARTS 3
+#define AMX_TILE 1024l /* bytes */
+
+/* Each thread asks for tiles before a product, and gives them back before it leaves: while it has
+ * them, changing from one thread to another costs more. */
+INLINE void amx_begin(void) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        config.rows[i] = AMX_ROWS;
+        config.row_bytes[i] = 64;
+    }
+    _tile_loadconfig(&config);
+}
+
+INLINE void amx_end(void) { _tile_release(); }
+
+/* Pairs (a[i], b[i]) as parts: 16 pairs of bfloat16 at `to`, and so on, `part` bytes further. */
+INLINE void amx_split(f32 a, f32 b, char* to, long part) {
+    const u32 high = (u32){0} + 0xffff0000u;
+#pragma GCC unroll 3
+    for (int i = 0; i < AMX_PARTS; i++, to += part) {
+        const u32 a_high = (u32)a & high, b_high = (u32)b & high;
+        *(u32*)to = (u32)a >> 16 | b_high;
+        a -= (f32)a_high;
+        b -= (f32)b_high;
+    }
+}
+
+/* Where the steps of a product find the left factor, in bytes. */
+typedef struct {
+    long steps;
+    const long* at; /* of each step, and of what will be used after the last */
+    long row, part; /* from row to row, part to part */
+    long second;    /* to the second tile of rows */
+    const char* later; /* what a step fetches for the second-level cache: so many lines of 64 bytes */
+    long later_lines;
+} amx_left_t;
+
+#define AMX_SUMS (2 * 2 * 256) /* floats */
+
+/* sums[m][n][16][16]: m tiles of rows by n tiles of columns, 1 or 2 of each. The right factor is
+ * [step][part][n][tile]. */
+INLINE void amx_product(const int m, const int n, const amx_left_t* l, const char* a, const char* b,
+                        float* sums) {
+    __asm__ volatile("" ::: "memory"); /* GCC does not know that loading a tile reads memory */
+    _tile_zero(0);
+    if (n > 1) _tile_zero(1);
+    if (m > 1) _tile_zero(2);
+    if (m > 1 && n > 1) _tile_zero(3);
+#define LEFT(i)                                                     \
+    _tile_loadd(4, q + (i) * l->part, l->row);                      \
+    if (m > 1) _tile_loadd(5, q + (i) * l->part + l->second, l->row)
+#define RIGHT(i)                                                    \
+    _tile_loadd(6, b + (i) * n * AMX_TILE, 64);                     \
+    if (n > 1) _tile_loadd(7, b + ((i) * n + 1) * AMX_TILE, 64)
+/* and fetches a sixth of the next step's factors */
+#define MULTIPLY                                                    \
+    _tile_dpbf16ps(0, 4, 6);                                        \
+    if (n > 1) _tile_dpbf16ps(1, 4, 7);                             \
+    if (m > 1) _tile_dpbf16ps(2, 5, 6);                             \
+    if (m > 1 && n > 1) _tile_dpbf16ps(3, 5, 7);                    \
+    _Pragma("GCC unroll 16") for (int i = 0; i < 8 * m; i++, next += 64) __builtin_prefetch(next); \
+    _Pragma("GCC unroll 16") for (int i = 0; i < 8 * n; i++, soon += 64) __builtin_prefetch(soon)
+    const char* soon = b + AMX_PARTS * n * AMX_TILE;
+    const char* later = l->later;
+    for (long step = 0; step < l->steps; step++, b += AMX_PARTS * n * AMX_TILE) {
+        const char* q = a + l->at[step];
+        const char* next = a + l->at[step + 1];
+        for (long i = 0; i < l->later_lines; i++, later += 64) __builtin_prefetch(later, 0, 2);
+        LEFT(0);
+        RIGHT(2);
+        MULTIPLY;
+        RIGHT(1);
+        MULTIPLY;
+        LEFT(1);
+        MULTIPLY;
+        RIGHT(0);
+        MULTIPLY;
+        LEFT(2);
+        MULTIPLY;
+        LEFT(0);
+        MULTIPLY;
+    }
+#undef LEFT
+#undef RIGHT
+#undef MULTIPLY
+    _tile_stored(0, sums, 64);
+    if (n > 1) _tile_stored(1, sums + 256, 64);
+    if (m > 1) _tile_stored(2, sums + n * 256, 64);
+    if (m > 1 && n > 1) _tile_stored(3, sums + 3 * 256, 64);
+}
+
+/* The number whose parts are the upper (upper = 1) or lower bfloat16 of each pair. What is left of
+ * an infinity or NaN without its first part is NaN. */
+INLINE f32 amx_whole(const char* parts, long part, int upper) {
+    f32 x[AMX_PARTS];
+    for (int i = 0; i < AMX_PARTS; i++) {
+        const u32 pair = *(const u32_u*)(parts + i * part);
+        x[i] = (f32)(upper ? pair & 0xffff0000u : pair << 16);
+    }
+    const i32 rest = x[1] == x[1];
+    return x[0] + (f32)(rest & (i32)(x[1] + x[2]));
+}
+
+/* Rows first..last - 1 of amx_product, with the values that float32 arithmetic gives. */
+__attribute__((noinline, unused)) static void amx_plain(int n, const amx_left_t* l, const char* a,
+                                                        const char* b, int first, int last,
+                                                        float* sums) {
+    f32 sum[2][AMX_ROWS] = {{{0}}};
+    for (long step = 0; step < l->steps; step++, b += AMX_PARTS * n * AMX_TILE) {
+        float left[2][AMX_ROWS][16] __attribute__((aligned(64)));
+        for (int r = first; r < last; r++)
+            for (int upper = 0; upper < 2; upper++)
+                *(f32*)left[upper][r] = amx_whole(a + l->at[step] + r * l->row, l->part, upper);
+        for (int j = 0; j < n; j++)
+            for (int upper = 0; upper < 2; upper++)
+                for (int k = 0; k < 16; k++) {
+                    const f32 right =
+                        amx_whole(b + j * AMX_TILE + k * 64, n * AMX_TILE, upper);
+                    for (int r = first; r < last; r++) sum[j][r] += left[upper][r][k] * right;
+                }
+    }
+    for (int j = 0; j < n; j++)
+        for (int r = first; r < last; r++) *(f32*)(sums + j * 256 + r * 16) = sum[j][r];
+}
+
+/* Whether `rows` rows from `sums` on, of n tiles, hold NaN or infinities. */
+INLINE int amx_not_finite(const int n, const float* sums, long rows) {
+    __mmask16 found = 0;
+    for (long i = 0; i < rows; i++)
+        for (int j = 0; j < n; j++)
+            found |= _mm512_fpclass_ps_mask(*(const __m512*)(sums + j * 256 + i * 16), 0x99);
+    return found != 0;
+}
+#endif
+#endif
