@@ -26,7 +26,7 @@ K = table(os.environ.get("CAFFE2_ISA", ""))
 
 
 def isa():
-    """Name of the level in use: ``v1`` (baseline), ``v3`` (AVX2), ``v4`` (AVX-512) or ``amx`` (and tiles of bfloat16)."""
+    """Name of the level in use: ``v1`` (baseline), ``v3`` (AVX2), ``v4`` (AVX-512) or ``amx`` (tiles too)."""
     return K.name.decode()
 
 
