@@ -66,10 +66,10 @@ typedef struct {
 
 #define AMX_SUMS (2 * 2 * 256) /* floats */
 
-/* sums[m][n][16][16]: m tiles of rows by n tiles of columns, 1 or 2 of each. The right factor is
+/* C = the product of m tiles of rows by n tiles of columns, 1 or 2 of each. The right factor is
  * [step][part][n][tile]. */
-INLINE void amx_product(const int m, const int n, const amx_left_t* l, const char* a, const char* b,
-                        float* sums) {
+INLINE void amx_multiply(const int m, const int n, const amx_left_t* l, const char* a,
+                         const char* b) {
     __asm__ volatile("" ::: "memory"); /* GCC does not know that loading a tile reads memory */
     _tile_zero(0);
     if (n > 1) _tile_zero(1);
@@ -112,6 +112,10 @@ INLINE void amx_product(const int m, const int n, const amx_left_t* l, const cha
 #undef LEFT
 #undef RIGHT
 #undef MULTIPLY
+}
+
+/* sums[m][n][16][16] = C. Between multiplying and this there is time for other work. */
+INLINE void amx_store(const int m, const int n, float* sums) {
     _tile_stored(0, sums, 64);
     if (n > 1) _tile_stored(1, sums + 256, 64);
     if (m > 1) _tile_stored(2, sums + n * 256, 64);
@@ -130,7 +134,7 @@ INLINE f32 amx_whole(const char* parts, long part, int upper) {
     return x[0] + (f32)(rest & (i32)(x[1] + x[2]));
 }
 
-/* Rows first..last - 1 of amx_product, with the values that float32 arithmetic gives. */
+/* Rows first..last - 1 of a tile of C, with the values that float32 arithmetic gives. */
 __attribute__((noinline, unused)) static void amx_plain(int n, const amx_left_t* l, const char* a,
                                                         const char* b, int first, int last,
                                                         float* sums) {
@@ -152,13 +156,18 @@ __attribute__((noinline, unused)) static void amx_plain(int n, const amx_left_t*
         for (int r = first; r < last; r++) *(f32*)(sums + j * 256 + r * 16) = sum[j][r];
 }
 
-/* Whether `rows` rows from `sums` on, of n tiles, hold NaN or infinities. */
-INLINE int amx_not_finite(const int n, const float* sums, long rows) {
-    __mmask16 found = 0;
-    for (long i = 0; i < rows; i++)
-        for (int j = 0; j < n; j++)
-            found |= _mm512_fpclass_ps_mask(*(const __m512*)(sums + j * 256 + i * 16), 0x99);
-    return found != 0;
+/* Whether `rows` rows from `sums` on, of n tiles, may hold NaN or infinities: their sum would. */
+INLINE int amx_not_finite(int n, const float* sums, long rows) {
+    f32 all = {0}, more = {0};
+    for (int j = 0; j < n; j++, sums += 256) {
+        long i = 0;
+        for (; i + 1 < rows; i += 2) {
+            all += *(const f32*)(sums + i * 16);
+            more += *(const f32*)(sums + i * 16 + 16);
+        }
+        if (i < rows) all += *(const f32*)(sums + i * 16);
+    }
+    return _mm512_fpclass_ps_mask((__m512)(all + more), 0x99) != 0;
 }
 #endif
 #endif

@@ -425,10 +425,10 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
     parts_t n = {1, DIVIDE_UP(p.tiles_down, down), c->batch};
     if (n.bands == 1) n.batches = DIVIDE_UP(c->batch, images);
     if (nth > 1) {
-        if (weight_bytes > image_bytes) more_parts(&n.chunks, p.panels, c->group * COUNT(n), nth);
-        more_parts(&n.batches, c->batch, c->group * COUNT(n), nth);
-        more_parts(&n.bands, p.tiles_down, c->group * COUNT(n), nth);
-        more_parts(&n.chunks, p.panels, c->group * COUNT(n), nth);
+        if (weight_bytes > image_bytes) more_parts(&n.chunks, p.panels, c->group * COUNT(n), 4, nth);
+        more_parts(&n.batches, c->batch, c->group * COUNT(n), 4, nth);
+        more_parts(&n.bands, p.tiles_down, c->group * COUNT(n), 4, nth);
+        more_parts(&n.chunks, p.panels, c->group * COUNT(n), 4, nth);
     }
     const long most = DIVIDE_UP(p.tiles_down, n.bands); /* tiles down in a band */
 

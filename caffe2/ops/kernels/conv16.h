@@ -98,11 +98,11 @@ typedef struct {
 } parts_t;
 #define COUNT(n) ((n).chunks * (n).bands * (n).batches)
 
-/* Divides one axis until there are four parts for each thread, and as many for each. */
-static inline void more_parts(long* axis, long most, long count, int nth) {
-    if (count >= 4l * nth && count % nth == 0) return;
+/* Divides one axis until there are `each` parts for each thread, and as many for each. */
+static inline void more_parts(long* axis, long most, long count, long each, int nth) {
+    if (count >= each * nth && count % nth == 0) return;
     const long others = count / *axis;
-    long wanted = MAX(*axis, DIVIDE_UP(4l * nth, others));
+    long wanted = MAX(*axis, DIVIDE_UP(each * nth, others));
     while (wanted * others % nth) wanted++;
     *axis = MIN(most, wanted);
 }

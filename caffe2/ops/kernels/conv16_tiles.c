@@ -12,6 +12,7 @@
 #include "share.h"
 
 #define X_BYTES (1280l << 10) /* of a band, split: most of the second-level cache */
+#define PART_WORK 4e6 /* multiplications: smaller parts have too few tiles */
 #define PART (AMX_STEP * 2l)  /* bytes of a pixel's numbers */
 #define PIXEL (AMX_PARTS * PART)
 
@@ -112,76 +113,101 @@ static void split_band(const plan_t* p, const part16_t* part, const band_t* b, c
             }
 }
 
+/* What one thread works on, and the sums that are not yet written: that is done while the matrix
+ * unit computes the next ones. */
+typedef struct {
+    const plan_t* p;
+    band_t b;
+    amx_left_t left;
+    const char* x;
+    float* y; /* of the band's first pixel */
+    struct {
+        int m, n;
+        const char* w;
+        long channel, at, end; /* pixels from `at` on, those before `end` */
+        float* sums;
+    } last;
+    float sums[2][AMX_SUMS] __attribute__((aligned(64)));
+} work_t;
+
 /* What is done to some sums of pixels that follow each other, before they are written. */
-INLINE void finish(const plan_t* p, const int n, long channel, const float* sums, long pixels,
-                   float* y) {
+INLINE void finish_run(const plan_t* p, int n, long channel, const float* sums, long pixels,
+                       float* y) {
     const long plane = 16l * p->c->out[0] * p->c->out[1];
     const long residual = p->e.residual ? p->e.residual - p->y : 0;
-    const int keep = channel + n * 16 > p->c->out_channels;
+    const int add = p->e.residual != NULL, keep = channel + n * 16 > p->c->out_channels;
+    const float low = p->e.low, high = p->e.high;
     for (int j = 0; j < n; j++, sums += 256, y += plane) {
         const f32 bias = *(const f32*)(p->bias + channel + j * 16);
         const i32 lanes = *(const i32*)(p->keep + channel + j * 16);
+#pragma GCC unroll 4
         for (long i = 0; i < pixels; i++) {
             f32 s = *(const f32*)(sums + i * 16) + bias;
-            if (p->e.residual) s += *(const f32*)(y + residual + i * 16);
-            s = clip(s, p->e.low, p->e.high);
+            if (add) s += *(const f32*)(y + residual + i * 16);
+            s = clip(s, low, high);
             *(f32*)(y + i * 16) = keep ? (f32)((i32)s & lanes) : s;
         }
     }
 }
 
-/* m tiles of pixels, from `at` on, of a band; pixels end before `end`. */
-INLINE void tiles(const plan_t* p, const int m, const int n, const part16_t* part, const band_t* b,
-                  const amx_left_t* left, const char* x, const char* w, long channel, long at,
-                  long end) {
-    float sums[AMX_SUMS] __attribute__((aligned(64)));
-    const char* a = x + at * PIXEL;
-    const long plane = 16l * p->c->out[0] * p->c->out[1];
-    float* y = p->y + part->image_0 * p->y_image + channel / 16 * plane +
-               part->down_0 * p->c->out[1] * 16;
-    const long place = at % b->image; /* about where sums will go */
-    const float* to = y + at / b->image * p->y_image +
-                      (place / b->line * p->c->out[1] + place % b->line) * 16;
-    for (int j = 0; j < n; j++)
-        for (long i = 0; i < m * AMX_ROWS; i++) {
-            __builtin_prefetch(to + j * plane + i * 16, 1);
-            if (p->e.residual) __builtin_prefetch(p->e.residual + (to - p->y) + j * plane + i * 16);
-        }
-    amx_product(m, n, left, a, w, sums);
-    for (int t = 0; t < m; t++, a += left->second, at += AMX_ROWS)
-        for (long i = 0, run; i < AMX_ROWS && at + i < end; i += run) {
-            const long image = (at + i) / b->image, place = (at + i) % b->image;
+static void finish(work_t* t) {
+    const plan_t* p = t->p;
+    const band_t* b = &t->b;
+    const int n = t->last.n;
+    const char* a = t->x + t->last.at * PIXEL;
+    float* y = t->y + t->last.channel / 16 * p->c->out[0] * p->c->out[1] * 16;
+    for (long first = t->last.at; t->last.m > 0;
+         t->last.m--, a += t->left.second, first += AMX_ROWS, t->last.sums += n * 256)
+        for (long i = 0, run; i < AMX_ROWS && first + i < t->last.end; i += run) {
+            const long image = (first + i) / b->image, place = (first + i) % b->image;
             const long row = place / b->line, column = place % b->line;
-            run = MIN(AMX_ROWS - i, end - at - i);
+            run = MIN(AMX_ROWS - i, t->last.end - first - i);
             if (row >= b->rows) run = MIN(run, b->image - place);
             else if (column >= b->columns) run = MIN(run, b->line - column);
             else {
                 run = MIN(run, b->columns - column);
-                float* s = sums + t * n * 256;
-                if (amx_not_finite(n, s + i * 16, run)) amx_plain(n, left, a, w, i, i + run, s);
-                finish(p, n, channel, s + i * 16, run,
-                       y + image * p->y_image + (row * p->c->out[1] + column) * 16);
+                float* sums = t->last.sums + i * 16;
+                if (amx_not_finite(n, sums, run))
+                    amx_plain(n, &t->left, a, t->last.w, i, i + run, t->last.sums);
+                finish_run(p, n, t->last.channel, sums, run,
+                           y + image * p->y_image + (row * p->c->out[1] + column) * 16);
             }
         }
 }
 
-static void all_tiles(const plan_t* p, const int n, const part16_t* part, const band_t* b,
-                      amx_left_t* left, const char* x, const char* w, long channel) {
+INLINE void tiles(work_t* t, const int m, const int n, const char* w, long channel, long at,
+                  long end) {
+    float* sums = t->last.sums == t->sums[0] ? t->sums[1] : t->sums[0];
+    amx_multiply(m, n, &t->left, t->x + at * PIXEL, w);
+    finish(t);
+    amx_store(m, n, sums);
+    t->last.m = m;
+    t->last.n = n;
+    t->last.w = w;
+    t->last.channel = channel;
+    t->last.at = at;
+    t->last.end = end;
+    t->last.sums = sums;
+}
+
+static void all_tiles(work_t* t, const int n, const char* w, long channel) {
     /* Pixels go on from one image to the next where that makes fewer tiles. */
+    const band_t* b = &t->b;
     const long image = (b->rows - 1) * b->line + b->columns;
     const long all = (b->images - 1) * b->image + image;
     const int on = DIVIDE_UP(all, AMX_ROWS) <= b->images * DIVIDE_UP(image, AMX_ROWS);
     const long passes = on ? DIVIDE_UP(all, 2 * AMX_ROWS)
                            : b->images * DIVIDE_UP(image, 2 * AMX_ROWS);
     const long lines = AMX_PARTS * n * AMX_TILE / 64;
+    amx_left_t* left = &t->left;
     left->later_lines = passes < 4 ? 0 : DIVIDE_UP(lines, passes); /* few would be slowed by it */
     left->later = w + left->steps * lines * 64; /* the next panel */
     for (long k = 0; k < (on ? 1 : b->images); k++) {
         const long end = on ? all : k * b->image + image;
         for (long at = k * b->image; at < end;
              at += 2 * AMX_ROWS, left->later += left->steps * left->later_lines * 64)
-            if (end - at > AMX_ROWS) tiles(p, 2, n, part, b, left, x, w, channel, at, end);
-            else tiles(p, 1, n, part, b, left, x, w, channel, at, end);
+            if (end - at > AMX_ROWS) tiles(t, 2, n, w, channel, at, end);
+            else tiles(t, 1, n, w, channel, at, end);
     }
 }
 
@@ -190,24 +216,30 @@ static int run_part(const plan_t* p, const part16_t* part, long number, long* sp
     const conv16_t* c = p->c;
     const band_t full = band_of(p, p->images, p->rows);
     const band_t band = band_of(p, part->image_1 - part->image_0, part->down_1 - part->down_0);
-    band_t b = band;
     char* x = kernels_scratch(1, band_bytes(p, &full));
     long* at = kernels_scratch(2, (p->pairs * p->taps + 1) * sizeof(long));
     if (!x || !at) return -1;
+    work_t t;
+    t.p = p;
+    t.b = band;
     if (p->flat) { /* one line */
-        b.columns = b.line = b.image = b.rows * b.line;
-        b.rows = 1;
+        t.b.columns = t.b.line = t.b.image = band.rows * band.line;
+        t.b.rows = 1;
     }
-    amx_left_t left = {p->pairs * p->taps, at, PIXEL, PART, AMX_ROWS * PIXEL, 0, 0};
+    t.x = x;
+    t.y = p->y + part->image_0 * p->y_image + part->down_0 * c->out[1] * 16;
+    t.left = (amx_left_t){p->pairs * p->taps, at, PIXEL, PART, AMX_ROWS * PIXEL, 0, 0};
+    t.last.m = 0;
+    t.last.sums = t.sums[0];
     for (long pair = 0; pair < p->pairs; pair++)
         for (long r = 0; r < c->kernel[0]; r++)
             for (long s = 0; s < c->kernel[1]; s++) {
                 const long phase = r % p->down.phases * p->across.phases + s % p->across.phases;
-                *at++ = pair * b.pair + phase * b.phase +
-                        (r * c->dilation[0] / c->stride[0] * b.line +
+                *at++ = pair * band.pair + phase * band.phase +
+                        (r * c->dilation[0] / c->stride[0] * band.line +
                          s * c->dilation[1] / c->stride[1]) * PIXEL;
             }
-    *at = 2 * left.second; /* the next tiles */
+    *at = 2 * t.left.second; /* the next tiles */
     if (*split != number) split_band(p, part, &band, x);
     *split = number;
     for (long panel = part->panel_0; panel < part->panel_1; panel++) {
@@ -216,9 +248,10 @@ static int run_part(const plan_t* p, const part16_t* part, long number, long* sp
         const long channel = part->group * (c->out_channels / c->group) + first;
         const char* w =
             p->packed + (part->group * p->padded + first) * p->taps * p->pairs * PIXEL;
-        if (n == 2) all_tiles(p, 2, part, &b, &left, x, w, channel);
-        else all_tiles(p, 1, part, &b, &left, x, w, channel);
+        if (n == 2) all_tiles(&t, 2, w, channel);
+        else all_tiles(&t, 1, w, channel);
     }
+    finish(&t);
     return 0;
 }
 
@@ -274,16 +307,18 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
     const band_t row = band_of(&p, 1, 1), image = band_of(&p, 1, c->out[0]);
     const double x_size = (double)image.pair * p.pairs;
     const double w_size = (double)PIXEL * p.padded * p.pairs * p.taps;
-    nth = threads_for((double)c->batch * pixels * c->out_channels * p.depth * p.taps, nth);
+    const double products = (double)c->batch * pixels * c->out_channels * p.depth * p.taps;
+    nth = threads_for(products, nth);
+    const long each = (long)MAX(1, MIN(4, products / nth / PART_WORK));
     const long down = MAX(1, X_BYTES / (row.pair * p.pairs + 1));
     const long images = MAX(1, (long)(X_BYTES / (x_size + 1)));
     parts_t n = {1, DIVIDE_UP(c->out[0], down), c->batch};
     if (n.bands == 1) n.batches = DIVIDE_UP(c->batch, images);
     if (nth > 1) {
-        if (w_size > x_size) more_parts(&n.chunks, p.panels, c->group * COUNT(n), nth);
-        more_parts(&n.batches, c->batch, c->group * COUNT(n), nth);
-        more_parts(&n.bands, c->out[0], c->group * COUNT(n), nth);
-        more_parts(&n.chunks, p.panels, c->group * COUNT(n), nth);
+        if (w_size > x_size) more_parts(&n.chunks, p.panels, c->group * COUNT(n), each, nth);
+        more_parts(&n.batches, c->batch, c->group * COUNT(n), each, nth);
+        more_parts(&n.bands, c->out[0], c->group * COUNT(n), each, nth);
+        more_parts(&n.chunks, p.panels, c->group * COUNT(n), each, nth);
     }
     p.images = DIVIDE_UP(c->batch, n.batches);
     p.rows = DIVIDE_UP(c->out[0], n.bands);
@@ -322,8 +357,8 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
     return failed ? -1 : 0;
 }
 
-/* Measured: six products of a tile take 100 cycles, a pair of vectors 12 to be split; meanwhile
- * filters are read from memory, each in 1.9 cycles. */
+/* Measured: six products of a tile take 100 cycles, its sums 120, a pair of vectors 22 to be split.
+ * Meanwhile filters are read, each in 1.9 cycles if many, which lie in memory, else in .6. */
 double conv16_tiles_cycles(const conv16_t* c) {
     const axis_t down = axis_of(c, 0), across = axis_of(c, 1);
     const long pairs = DIVIDE_UP(c->channels / c->group, AMX_STEP);
@@ -333,6 +368,8 @@ double conv16_tiles_cycles(const conv16_t* c) {
     const double tiles = c->batch * (((c->out[0] - 1) * line + c->out[1]) / AMX_ROWS + .5);
     const double outs = BLOCKS(c->out_channels / c->group);
     const double filters = steps * AMX_STEP * outs * 16;
-    return MAX(steps * outs * tiles * 100, filters * 1.9) + c->batch * places * pairs * c->group * 12;
+    const double read = filters * (filters > 500e3 ? 1.9 : .6);
+    const double products = outs * tiles * (steps * 100 + c->group * 120);
+    return MAX(products, read) + c->batch * places * pairs * c->group * 22;
 }
 #endif

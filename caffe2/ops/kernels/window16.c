@@ -85,10 +85,59 @@ INLINE void row(const int kind, const int stride, const int kw, const int dw, co
     }
 }
 
+/* One result of a filter. */
+INLINE void put(const window_t* g, f32 a, float* y) {
+    if (g->has_residual) a += *(const f32*)(y + g->residual);
+    *(f32*)y = (f32)((i32)clip(a, g->low, g->high) & g->keep);
+}
+
+/* Two rows of windows of 3x3 filters, stride 1, none of which reaches above or below the image: each
+ * pixel is loaded once, a column of them adds to the sums of three windows side by side. */
+INLINE void two_rows(const window_t* g, const float* x, int oy, float* y) {
+    const conv16_t* c = g->c;
+    const long line = 16l * c->size[1], to = 16l * c->out[1];
+    const f32 bias = *(const f32*)g->bias;
+    f32 w[9], sum[2][3];
+UNROLL
+    for (int i = 0; i < 9; i++) w[i] = *(const f32*)(g->w + 16 * i);
+UNROLL
+    for (int i = 0; i < 6; i++) sum[i / 3][i % 3] = bias;
+    x += (oy - c->pad[0]) * line;
+    long o = c->pad[1] - 2l; /* the window that ends with the column at hand */
+    for (long i = 0; i < c->size[1] && o < c->out[1]; i++, o++) {
+UNROLL
+        for (int q = 0; q < 4; q++) {
+            const f32 a = *(const f32*)(x + q * line + i * 16);
+UNROLL
+            for (int r = MAX(0, q - 2); r <= MIN(1, q); r++)
+UNROLL
+                for (int s = 0; s < 3; s++) sum[r][2 - s] += a * w[(q - r) * 3 + s];
+        }
+UNROLL
+        for (int r = 0; r < 2; r++) {
+            if (o >= 0) put(g, sum[r][0], y + r * to + o * 16);
+            sum[r][0] = sum[r][1];
+            sum[r][1] = sum[r][2];
+            sum[r][2] = bias;
+        }
+    }
+    for (int i = 0; o < c->out[1]; i++, o++) /* windows that reach beyond the last column */
+        for (int r = 0; r < 2 && o >= 0; r++)
+            put(g, i == 0 ? sum[r][0] : i == 1 ? sum[r][1] : bias, y + r * to + o * 16);
+}
+
 INLINE void rows(const int kind, const int stride, const int kw, const int dw, const window_t* g,
                  const float* x, int from, int to, float* y) {
-    for (int oy = from; oy < to; oy++)
-        row(kind, stride, kw, dw, g, x, oy, y + 16l * g->c->out[1] * oy);
+    const conv16_t* c = g->c;
+    const int pairs = VECTOR_BYTES == 64 && kind == FILTER && stride == 1 && kw == 3 && dw == 1 &&
+                      c->kernel[0] == 3 && c->dilation[0] == 1 && c->stride[0] == 1 &&
+                      c->pad[1] <= 2;
+    for (int oy = from; oy < to; oy++) {
+        float* at = y + 16l * c->out[1] * oy;
+        if (pairs && oy + 1 < to && oy >= c->pad[0] && oy + 4l - c->pad[0] <= c->size[0])
+            two_rows(g, x, oy++, at);
+        else row(kind, stride, kw, dw, g, x, oy, at);
+    }
 }
 
 INLINE void each(const int kind, const conv16_t* c, const float* x, const float* w,
