@@ -54,6 +54,17 @@ INLINE void amx_split(f32 a, f32 b, char* to, long part) {
     }
 }
 
+/* A step of a right factor, [part][n][tile], from `rows` rows, 32 at most, of n * 16 numbers. */
+INLINE void amx_split_right(const float* x, long rows, long n, char* to) {
+    for (long i = 0; i < 16; i++)
+        for (long j = 0; j < n; j++) {
+            const float* low = x + (i * n + j) * 16;
+            amx_split(i < rows ? *(const f32*)low : (f32){0},
+                      i + 16 < rows ? *(const f32*)(low + 16 * n * 16) : (f32){0},
+                      to + j * AMX_TILE + i * 64, n * AMX_TILE);
+        }
+}
+
 /* Where the steps of a product find the left factor, in bytes. */
 typedef struct {
     long steps;

@@ -12,7 +12,8 @@
 #include "share.h"
 
 #define X_BYTES (1280l << 10) /* of a band, split: most of the second-level cache */
-#define PART_WORK 4e6 /* multiplications: smaller parts have too few tiles */
+#define PART_WORK 4e6   /* multiplications of a part: */
+#define PART_PIXELS 128 /* smaller ones have too few tiles */
 #define PART (AMX_STEP * 2l)  /* bytes of a pixel's numbers */
 #define PIXEL (AMX_PARTS * PART)
 
@@ -279,13 +280,7 @@ int conv16_tiles_pack(const conv16_t* c, const filters_t* f, char* packed, int n
                 const long count = MIN(AMX_STEP, depth - k);
                 conv16_gather_amx(c, f, g, first, width, k, count, some);
                 for (long tap = 0; tap < taps; tap++, to += AMX_PARTS * n * AMX_TILE)
-                    for (long i = 0; i < 16; i++)
-                        for (int j = 0; j < n; j++) {
-                            const float* w = some + (tap * count + i) * width + j * 16;
-                            amx_split(i < count ? *(const f32*)w : (f32){0},
-                                      i + 16 < count ? *(const f32*)(w + 16 * width) : (f32){0},
-                                      to + j * AMX_TILE + i * 64, n * AMX_TILE);
-                        }
+                    amx_split_right(some + tap * count * width, count, n, to);
             }
         }
     return failed ? -1 : 0;
@@ -315,9 +310,11 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
     parts_t n = {1, DIVIDE_UP(c->out[0], down), c->batch};
     if (n.bands == 1) n.batches = DIVIDE_UP(c->batch, images);
     if (nth > 1) {
-        if (w_size > x_size) more_parts(&n.chunks, p.panels, c->group * COUNT(n), each, nth);
+        /* each thread splits all pixels, or reads all filters */
+        if (w_size > 1.8 * x_size) more_parts(&n.chunks, p.panels, c->group * COUNT(n), each, nth);
         more_parts(&n.batches, c->batch, c->group * COUNT(n), each, nth);
-        more_parts(&n.bands, c->out[0], c->group * COUNT(n), each, nth);
+        more_parts(&n.bands, MIN(c->out[0], MAX(nth, pixels / PART_PIXELS)), c->group * COUNT(n),
+                   each, nth);
         more_parts(&n.chunks, p.panels, c->group * COUNT(n), each, nth);
     }
     p.images = DIVIDE_UP(c->batch, n.batches);
