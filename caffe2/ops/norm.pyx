@@ -488,6 +488,11 @@ register(
 
 # ---------------------------------------------------------------- LRN
 
+cdef enum:
+    FEW = 16        # channels whose squares are added anew for each channel, as vectors
+    TOGETHER = 16   # pixels
+
+
 cdef class LocalResponse(Operator):
     """Base: for each pixel, s[c] = bias + alpha / size * sum of x[k]^2 over the `size` channels around c."""
 
@@ -566,55 +571,80 @@ cdef class LRN(LocalResponse):
         LocalResponse.setup(self)
         self.blocked = not self.nhwc
 
-    cdef int64_t first(self, int64_t i) noexcept nogil:
-        return i
-
-    cdef void pixel(self, int64_t i) noexcept nogil:
-        """Pixel i of all images. Its channels are put together first, so that powers are taken of all at once."""
-        cdef int64_t n = self.channels, c, image = i // self.pixels, step = self.step
-        cdef int64_t at = i * n if self.nhwc else image * n * self.pixels + i % self.pixels
+    cdef void group(self, int64_t image, int64_t first, int64_t count) noexcept nogil:
+        """Some pixels of an image, from the first on. Their channels are put together, with zeros between pixels, so
+        that sums and powers are taken of all at once."""
+        cdef int64_t n = self.channels, c, p, at = image * n * self.pixels + first * (n if self.nhwc else 1)
+        cdef int64_t room = (n + LANES - 1) // LANES * LANES, to_next = n if self.nhwc else 1
         cdef bint blocked = self.x[0].layout == BLOCKED
-        cdef int64_t room = (n + LANES - 1) // LANES * LANES
+        cdef int k, half = self.size // 2 if self.size <= FEW else 0
+        cdef int64_t line = room + 2 * half, total = count * line
+        cdef float bias = self.bias, factor = self.alpha / self.size
         cdef const float* x = <const float*>self.x[0].data
         cdef float* y = <float*>self.y[0].data
-        cdef float* row = <float*>K.scratch(SCRATCH_USER, 2 * room * sizeof(float))
-        cdef float* s = row + room
+        cdef float* row = <float*>K.scratch(SCRATCH_USER, (3 * total + 2 * half) * sizeof(float))
+        cdef float* s = row + total + 2 * half
+        cdef float* squares = s + total
         if row == NULL:
             self.failed = True
             return
+        memset(row, 0, (total + 2 * half) * sizeof(float))
+        row += half
         if blocked:
-            x += image * room * self.pixels + i % self.pixels * LANES
-            y += image * room * self.pixels + i % self.pixels * LANES
+            x += image * room * self.pixels + first * LANES
             for c in range(0, room // LANES):
-                memcpy(row + c * LANES, x + c * self.pixels * LANES, LANES * sizeof(float))
+                for p in range(count):
+                    memcpy(row + p * line + c * LANES, x + (c * self.pixels + p) * LANES, LANES * sizeof(float))
         else:
             for c in range(n):
-                row[c] = x[at + c * step]
-        self.window(row, row, s, 0, 1, self.bias, self.alpha / self.size)
+                for p in range(count):
+                    row[p * line + c] = x[at + p * to_next + c * self.step]
+        if self.size > FEW:
+            for p in range(count):
+                self.window(row, row, s, p * line, 1, bias, factor)
+        else:                       # as many sums of vectors
+            K.vmul(total, row - half, row - half, squares)
+            memcpy(s, squares, total * sizeof(float))
+            for k in range(1, self.size):
+                K.vadd(total - k, s, squares + k, s)
+            for c in range(total):
+                s[c] = bias + factor * s[c]
         if self.num_outputs > 1:
             for c in range(n):
-                (<float*>self.y[1].data)[at + c * step] = s[c]
-        if self.bias < 0:           # roots may be of negative numbers
-            for c in range(n):
+                for p in range(count):
+                    (<float*>self.y[1].data)[at + p * to_next + c * self.step] = s[p * line + c]
+        if bias < 0:                # roots may be of negative numbers
+            for c in range(total):
                 s[c] = powf(s[c], -self.beta)
         else:
-            K.vlog(n, s, s)
-            K.vscale(n, -self.beta, s, s)
-            K.vexp(n, s, s)
-        K.vmul(n, row, s, row)      # what a block has beyond the last channel stays 0
+            K.vlog(total, s, s)
+            K.vscale(total, -self.beta, s, s)
+            K.vexp(total, s, s)
+        K.vmul(total, row, s, s)
         if blocked:
+            y += image * room * self.pixels + first * LANES
+            for c in range(n, room):
+                for p in range(count):
+                    s[p * line + c] = 0
             for c in range(0, room // LANES):
-                memcpy(y + c * self.pixels * LANES, row + c * LANES, LANES * sizeof(float))
+                for p in range(count):
+                    memcpy(y + (c * self.pixels + p) * LANES, s + p * line + c * LANES, LANES * sizeof(float))
         else:
             for c in range(n):
-                y[at + c * step] = row[c]
+                for p in range(count):
+                    y[at + p * to_next + c * self.step] = s[p * line + c]
 
     cdef int run(self) except -1 nogil:
+        cdef int64_t i, groups
+        cdef int threads
         self.view()
         resize_as(self.y[0], self.x[0])
         if self.num_outputs > 1:
             resize_like(self.y[1], self.x[0], FLOAT)
-        self.each_pixel()
+        groups = (self.pixels + TOGETHER - 1) // TOGETHER
+        threads = num_threads(self.images * self.pixels * self.channels * 20)
+        for i in prange(self.images * groups, num_threads=threads, schedule="static"):
+            self.group(i // groups, i % groups * TOGETHER, min(TOGETHER, self.pixels - i % groups * TOGETHER))
         if self.failed:
             self.failed = False
             return self.fail("not enough memory")

@@ -355,6 +355,8 @@ class _Rewriter:
         kept = []
         for op in reversed(self.ops):
             if not is_pure(op.type) or not self.single.issuperset(op.output) or needed.intersection(op.output):
+                if op.type == "LRN" and self.single.difference(needed).issuperset(op.output[1:]):
+                    del op.output[1:]       # for its gradient
                 kept.append(op)
                 needed.update(op.input)
                 needed.update(op.control_input)

@@ -233,8 +233,8 @@ def lrn(order, size, alpha, beta, bias):
     return reference
 
 
-@given(n=st.integers(1, 2), c=st.integers(1, 7), h=st.integers(1, 3), w=st.integers(1, 3), order=orders,
-       size=st.sampled_from([1, 3, 5, 11]), alpha=st.sampled_from([1e-4, 0.5, 2.0]),
+@given(n=st.integers(1, 2), c=st.integers(1, 20), h=st.integers(1, 3), w=st.integers(1, 12), order=orders,
+       size=st.sampled_from([1, 3, 5, 11, 21]), alpha=st.sampled_from([1e-4, 0.5, 2.0]),
        beta=st.sampled_from([0.5, 0.75, 1.5]), bias=st.sampled_from([1.0, 2.0]), seed=st.integers(0, 99))
 def test_lrn(n, c, h, w, order, size, alpha, beta, bias, seed):
     x = np.random.default_rng(seed).standard_normal(ordered(n, c, (h, w), order)).astype(F)

@@ -349,6 +349,15 @@ def test_leftovers_of_training_go():
     assert new.op[0].output == ["z"] and new.op[1].input == ["z"]
 
 
+@pytest.mark.parametrize("read", [False, True])
+def test_scale_of_normalization_goes_unless_read(read):
+    net = core.Net("net")
+    net.LRN("x", ["y", "scale"], size=3, alpha=0.5, beta=0.75)
+    net.Proto().external_output.extend(["y", "scale"] if read else ["y"])
+    new = check(net, {}, ["LRN"], x=X)
+    assert new.op[0].output == (["y", "scale"] if read else ["y"])
+
+
 def test_copies_of_inputs_and_between_outputs_stay():
     net = core.Net("net")
     net.Copy("x", "y")

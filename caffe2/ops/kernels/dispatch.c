@@ -50,7 +50,8 @@ const kernels_t* kernels_level(const char* level) {
         tables[2] = &without_vnni;
     }
 #ifdef HAVE_amx
-    if (tables[2] == &kernels_v4 && may_use_tiles()) tables[3] = &kernels_amx;
+    const int wanted = !level || !*level || !strcmp(level, kernels_amx.name);
+    if (wanted && tables[2] == &kernels_v4 && may_use_tiles()) tables[3] = &kernels_amx;
 #endif
 #endif
     for (int i = 3; i >= 0; i--)
