@@ -15,22 +15,6 @@
 #define PART (AMX_STEP * 2l)  /* bytes of a pixel's numbers */
 #define PIXEL (AMX_PARTS * PART)
 
-/* One axis: taps that are a multiple of the stride apart have a phase in common. */
-typedef struct {
-    long phases, reach; /* places beyond those of the result */
-} axis_t;
-
-static axis_t axis_of(const conv16_t* c, int i) {
-    long a = c->stride[i], b = c->dilation[i];
-    while (b) {
-        const long rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return (axis_t){MIN(c->kernel[i], c->stride[i] / a),
-                    (c->kernel[i] - 1l) * c->dilation[i] / c->stride[i]};
-}
-
 typedef struct {
     const conv16_t* c;
     const float *x, *bias;
@@ -147,7 +131,7 @@ INLINE void tiles(const plan_t* p, const int m, const int n, const part16_t* par
             __builtin_prefetch(to + j * plane + i * 16, 1);
             if (p->e.residual) __builtin_prefetch(p->e.residual + (to - p->y) + j * plane + i * 16);
         }
-    amx_product(m, n, left, a, w, sums);
+    amx_product(m, n, 64, left, a, w, sums);
     for (int t = 0; t < m; t++, a += left->second, at += AMX_ROWS)
         for (long i = 0, run; i < AMX_ROWS && at + i < end; i += run) {
             const long image = (at + i) / b->image, place = (at + i) % b->image;
