@@ -175,7 +175,8 @@ int CAT(conv16_filter_gradient, ISA)(const conv16_t* c, const float* x, const fl
                       nth);
 #ifdef __AMX_BF16__
     const double cycles = filter_cycles(c);
-    if (cycles > 0 && conv16_filter_tiles_cycles(c) < cycles) {
+    /* threads split some of the same channels again, and wait for each other's memory */
+    if (cycles > 0 && 1.2 * conv16_filter_tiles_cycles(c) < cycles) {
         const int failed = conv16_filter_tiles(c, x, dy, dw, nth);
         if (failed <= 0) return failed;
     }
