@@ -260,6 +260,46 @@ def test_gradient_ways(name, channels, size, filters, kernel, stride, pad, n, nt
                     (pad,) * 2, (1, 1), nth=nth)
 
 
+# Enough for the matrix unit where there is one: odd channels; bands of rows, of images; strides, dilation, groups; more
+# channels than are split at once; 1x1 with either side the wider; sums of many bands that are too many at once.
+@pytest.mark.parametrize("channels, size, filters, kernel, stride, pad, dilation, group, n", [
+    (64, (56, 57), 40, (3, 3), (1, 1), (1, 1), (1, 1), 1, 2),
+    (130, (14, 14), 140, (3, 3), (1, 1), (1, 1), (1, 1), 1, 9),
+    (96, (41, 37), 150, (5, 3), (2, 3), (1, 2), (1, 1), 1, 3),
+    (100, (30, 26), 90, (3, 2), (1, 1), (0, 3), (2, 3), 1, 2),
+    (128, (20, 20), 192, (3, 3), (1, 1), (2, 0), (1, 1), 2, 3),
+    (200, (40, 44), 190, (4, 4), (1, 1), (1, 1), (1, 1), 1, 1),
+    (1100, (9, 9), 600, (1, 1), (1, 1), (0, 0), (1, 1), 1, 2),
+    (333, (19, 21), 150, (1, 1), (1, 1), (1, 2), (1, 1), 1, 2),
+    (150, (19, 21), 333, (1, 1), (2, 2), (0, 0), (1, 1), 1, 4),
+    (40, (90, 40), 72, (7, 1), (2, 1), (3, 0), (1, 1), 1, 2),
+])
+def test_gradients_of_many(channels, size, filters, kernel, stride, pad, dilation, group, n):
+    arguments = (channels, size, filters, kernel, stride, pad, pad, dilation, group)
+    for name in LEVELS:
+        check_gradients(dispatch.level(name), n, *arguments, nth=2)
+    rng = np.random.default_rng(n)
+    out = [(i + 2 * p - (k - 1) * d - 1) // s + 1
+           for i, p, k, d, s in zip(size, pad, kernel, dilation, stride, strict=True)]
+    x, dy = random(rng, n, channels, *size), random(rng, n, filters, *out)
+    w = np.empty((filters, channels // group, *kernel), np.float32)
+
+    def gradient(name, nth=1):
+        return dispatch.level(name).filter_gradient(blocked(x), w, blocked(dy), group, stride, pad, dilation, nth)
+
+    results = {name: gradient(name) for name in LEVELS}
+    for name in LEVELS:     # the same bits, whatever the number of threads
+        for nth in (2, 3, 7):
+            np.testing.assert_array_equal(gradient(name, nth), results[name])
+    if "amx" in LEVELS:     # else this would not test what it should
+        assert (results["amx"] != results["v4"]).any()
+    x[-1, 5, 3, 4], dy[0, 17, 2, 1] = np.inf, np.nan
+    results = {name: gradient(name, 2) for name in LEVELS}
+    assert 0 < np.isfinite(results["v1"]).sum() < w.size
+    for name in LEVELS:
+        np.testing.assert_allclose(results[name], results["v1"], rtol=0, atol=1e-2)
+
+
 # ---------------------------------------------------------------- choice, special values, threads
 
 

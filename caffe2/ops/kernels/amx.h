@@ -78,9 +78,13 @@ typedef struct {
 #define AMX_SUMS (2 * 2 * 256) /* floats */
 
 /* C = the product of m tiles of rows by n tiles of columns, 1 or 2 of each. The right factor is
- * [step][part][n][tile]. */
-INLINE void amx_multiply(const int m, const int n, const amx_left_t* l, const char* a,
-                         const char* b) {
+ * [step][part][n][tile]. What a step takes from the left lies in lines so many bytes apart; rows
+ * that are not aligned reach into a second line, which is the one to fetch.
+ * Measured: sums are stored in 900 cycles, but in 100 if some tile, of whatever content, was stored
+ * within the last five steps. */
+INLINE void amx_multiply(const int m, const int n, const long line, const amx_left_t* l,
+                         const char* a, const char* b) {
+    char spare[AMX_TILE] __attribute__((aligned(64)));
     __asm__ volatile("" ::: "memory"); /* GCC does not know that loading a tile reads memory */
     _tile_zero(0);
     if (n > 1) _tile_zero(1);
@@ -98,26 +102,29 @@ INLINE void amx_multiply(const int m, const int n, const amx_left_t* l, const ch
     if (n > 1) _tile_dpbf16ps(1, 4, 7);                             \
     if (m > 1) _tile_dpbf16ps(2, 5, 6);                             \
     if (m > 1 && n > 1) _tile_dpbf16ps(3, 5, 7);                    \
-    _Pragma("GCC unroll 16") for (int i = 0; i < 8 * m; i++, next += 64) __builtin_prefetch(next); \
-    _Pragma("GCC unroll 16") for (int i = 0; i < 8 * n; i++, soon += 64) __builtin_prefetch(soon)
+    _Pragma("GCC unroll 16")                                        \
+    for (int i = 0; i < 8 * m; i++, next += line) __builtin_prefetch(next); \
+    _Pragma("GCC unroll 16")                                        \
+    for (int i = 0; i < 8 * n; i++, soon += 64) __builtin_prefetch(soon)
     const char* soon = b + AMX_PARTS * n * AMX_TILE;
     const char* later = l->later;
     for (long step = 0; step < l->steps; step++, b += AMX_PARTS * n * AMX_TILE) {
         const char* q = a + l->at[step];
-        const char* next = a + l->at[step + 1];
+        const char* next = a + l->at[step + 1] + 63;
         for (long i = 0; i < l->later_lines; i++, later += 64) __builtin_prefetch(later, 0, 2);
-        LEFT(0);
-        RIGHT(2);
-        MULTIPLY;
-        RIGHT(1);
+        if (step % 2) _tile_stored(4, spare, 64);
+        LEFT(2);
+        RIGHT(0);
         MULTIPLY;
         LEFT(1);
         MULTIPLY;
-        RIGHT(0);
-        MULTIPLY;
-        LEFT(2);
+        RIGHT(1);
         MULTIPLY;
         LEFT(0);
+        MULTIPLY;
+        RIGHT(2);
+        MULTIPLY;
+        RIGHT(0);
         MULTIPLY;
     }
 #undef LEFT

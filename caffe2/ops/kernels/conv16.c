@@ -12,6 +12,7 @@
 #include "conv16.h"
 #include "share.h"
 
+#define AHEAD 8  /* input channels whose filters are fetched before they are used */
 #define SOON 512 /* floats of filters from the ones in use to those to be fetched from L2 */
 
 /* ---- tiles ---- */
@@ -134,7 +135,7 @@ static size_t direct_bytes(const conv16_t* c) {
 void CAT(conv16_gather, ISA)(const conv16_t* c, const filters_t* f, long group, long first,
                              long width, long channel, long channels, float* to) {
     const long taps = (long)c->kernel[0] * c->kernel[1];
-    const long exist = MIN(width, c->out_channels / c->group - first);
+    const long exist = MAX(0, MIN(width, c->out_channels / c->group - first));
     const float* w = f->w + group * f->group_step + first * f->out_step + channel * f->in_step;
     if (exist < width) memset(to, 0, taps * channels * width * sizeof(float));
 #define ITEM(tap)                              \
@@ -145,9 +146,16 @@ void CAT(conv16_gather, ISA)(const conv16_t* c, const filters_t* f, long group, 
             for (long k = 0; k < channels; k++)
                 for (long tap = 0; tap < taps; tap++) ITEM(tap);
     else
-        for (long k = 0; k < channels; k++)
+        for (long k = 0; k < channels; k++) {
+            for (long i = 0; i < exist * f->out_step; i += 16) /* rows lie far apart */
+                __builtin_prefetch(w + (k + AHEAD) * f->in_step + i);
             for (long tap = 0; tap < taps; tap++)
-                for (long o = 0; o < exist; o++) ITEM(tap);
+                if (f->out_step == 1)
+                    memcpy(to + (tap * channels + k) * width, w + k * f->in_step + f->at[tap],
+                           exist * sizeof(float));
+                else
+                    for (long o = 0; o < exist; o++) ITEM(tap);
+        }
 #undef ITEM
 }
 

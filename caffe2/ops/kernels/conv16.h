@@ -80,11 +80,29 @@ void CAT(depthwise16, ISA)(const conv16_t* c, const float* x, const float* packe
                            const epilogue16_t* e, float* y, int nth);
 
 #ifdef __AMX_BF16__
+/* One axis: taps that are a multiple of the stride apart have a phase in common. */
+typedef struct {
+    long phases, reach; /* places beyond those of the result */
+} axis_t;
+
+static inline axis_t axis_of(const conv16_t* c, int i) {
+    long a = c->stride[i], b = c->dilation[i];
+    while (b) {
+        const long rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return (axis_t){MIN(c->kernel[i], c->stride[i] / a),
+                    (c->kernel[i] - 1l) * c->dilation[i] / c->stride[i]};
+}
+
 double conv16_tiles_cycles(const conv16_t* c);
 size_t conv16_tiles_bytes(const conv16_t* c);
 int conv16_tiles_pack(const conv16_t* c, const filters_t* f, char* packed, int nth);
 int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const epilogue16_t* e,
                  float* y, int nth);
+double conv16_filter_tiles_cycles(const conv16_t* c);
+int conv16_filter_tiles(const conv16_t* c, const float* x, const float* dy, float* dw, int nth);
 #endif
 
 /* A part of the work that one thread does at once. */

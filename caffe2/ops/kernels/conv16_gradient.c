@@ -157,6 +157,15 @@ static int filter_part(const conv16_t* c, const part_t* part, const float* x, co
     return 0;
 }
 
+#ifdef __AMX_BF16__
+/* Against what tiles take, which is measured too. */
+static double filter_cycles(const conv16_t* c) {
+    const double depth = DIVIDE_UP(c->channels / c->group, 4) * 4;
+    const double pixels = (double)c->batch * c->out[0] * c->out[1];
+    return pixels * depth * BLOCKS(c->out_channels) * 16 * c->kernel[0] * c->kernel[1] / 32;
+}
+#endif
+
 int CAT(conv16_filter_gradient, ISA)(const conv16_t* c, const float* x, const float* dy, float* dw,
                                      int nth) {
     const long depth = c->channels / c->group, taps = (long)c->kernel[0] * c->kernel[1];
@@ -164,6 +173,14 @@ int CAT(conv16_filter_gradient, ISA)(const conv16_t* c, const float* x, const fl
     const long panels = DIVIDE_UP(16 * BLOCKS(c->out_channels / c->group), PANEL);
     nth = threads_for((double)c->batch * c->out[0] * c->out[1] * c->out_channels * depth * taps,
                       nth);
+#ifdef __AMX_BF16__
+    const double cycles = filter_cycles(c);
+    /* threads split some of the same channels again, and wait for each other's memory */
+    if (cycles > 0 && 1.2 * conv16_filter_tiles_cycles(c) < cycles) {
+        const int failed = conv16_filter_tiles(c, x, dy, dw, nth);
+        if (failed <= 0) return failed;
+    }
+#endif
     /* the larger the parts, the less often images are read; their sums stay in the cache */
     long wide = panels, deep = blocks;
 #define PARTS (c->group * DIVIDE_UP(panels, wide) * DIVIDE_UP(blocks, deep))

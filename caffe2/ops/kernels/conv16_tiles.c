@@ -17,22 +17,6 @@
 #define PART (AMX_STEP * 2l)  /* bytes of a pixel's numbers */
 #define PIXEL (AMX_PARTS * PART)
 
-/* One axis: taps that are a multiple of the stride apart have a phase in common. */
-typedef struct {
-    long phases, reach; /* places beyond those of the result */
-} axis_t;
-
-static axis_t axis_of(const conv16_t* c, int i) {
-    long a = c->stride[i], b = c->dilation[i];
-    while (b) {
-        const long rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return (axis_t){MIN(c->kernel[i], c->stride[i] / a),
-                    (c->kernel[i] - 1l) * c->dilation[i] / c->stride[i]};
-}
-
 typedef struct {
     const conv16_t* c;
     const float *x, *bias;
@@ -179,7 +163,7 @@ static void finish(work_t* t) {
 INLINE void tiles(work_t* t, const int m, const int n, const char* w, long channel, long at,
                   long end) {
     float* sums = t->last.sums == t->sums[0] ? t->sums[1] : t->sums[0];
-    amx_multiply(m, n, &t->left, t->x + at * PIXEL, w);
+    amx_multiply(m, n, 64, &t->left, t->x + at * PIXEL, w);
     finish(t);
     amx_store(m, n, sums);
     t->last.m = m;
