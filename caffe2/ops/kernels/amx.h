@@ -37,6 +37,7 @@ INLINE void amx_begin(void) {
         config.rows[i] = AMX_ROWS;
         config.row_bytes[i] = 64;
     }
+    __asm__ volatile("" ::"r"(&config) : "memory"); /* GCC thinks that 8 bytes are read of it */
     _tile_loadconfig(&config);
 }
 
@@ -54,22 +55,39 @@ INLINE void amx_split(f32 a, f32 b, char* to, long part) {
     }
 }
 
+/* What will be needed later, in rows: each step of a product fetches `some` lines of 64 bytes of it. */
+typedef struct {
+    const char* at;
+    long some, lines, row; /* lines of a row, 0: one row goes on; bytes from row to row */
+    long line;             /* of this row */
+} amx_later_t;
+
+INLINE void amx_fetch(amx_later_t* l, const int to_write) {
+    for (long i = 0; i < l->some; i++) {
+        if (to_write) __builtin_prefetch(l->at + l->line * 64, 1);
+        else __builtin_prefetch(l->at + l->line * 64, 0, 2);
+        if (++l->line == l->lines) {
+            l->line = 0;
+            l->at += l->row;
+        }
+    }
+}
+
 /* Where the steps of a product find the left factor, in bytes. */
 typedef struct {
     long steps;
     const long* at; /* of each step, and of what will be used after the last */
     long row, part; /* from row to row, part to part */
     long second;    /* to the second tile of rows */
-    const char* later; /* what a step fetches for the second-level cache: so many lines of 64 bytes */
-    long later_lines;
 } amx_left_t;
 
 #define AMX_SUMS (2 * 2 * 256) /* floats */
 
 /* sums[m][n][16][16]: m tiles of rows by n tiles of columns, 1 or 2 of each. The right factor is
- * [step][part][n][tile]. */
+ * [step][part][n][tile]. `later` goes to the second-level cache and on from product to product; result is
+ * where these sums will be written. */
 INLINE void amx_product(const int m, const int n, const amx_left_t* l, const char* a, const char* b,
-                        float* sums) {
+                        amx_later_t* later, amx_later_t result, float* sums) {
     __asm__ volatile("" ::: "memory"); /* GCC does not know that loading a tile reads memory */
     _tile_zero(0);
     if (n > 1) _tile_zero(1);
@@ -90,11 +108,12 @@ INLINE void amx_product(const int m, const int n, const amx_left_t* l, const cha
     _Pragma("GCC unroll 16") for (int i = 0; i < 8 * m; i++, next += 64) __builtin_prefetch(next); \
     _Pragma("GCC unroll 16") for (int i = 0; i < 8 * n; i++, soon += 64) __builtin_prefetch(soon)
     const char* soon = b + AMX_PARTS * n * AMX_TILE;
-    const char* later = l->later;
+    amx_later_t f = *later;
     for (long step = 0; step < l->steps; step++, b += AMX_PARTS * n * AMX_TILE) {
         const char* q = a + l->at[step];
         const char* next = a + l->at[step + 1];
-        for (long i = 0; i < l->later_lines; i++, later += 64) __builtin_prefetch(later, 0, 2);
+        amx_fetch(&f, 0);
+        amx_fetch(&result, 1);
         LEFT(0);
         RIGHT(2);
         MULTIPLY;
@@ -112,6 +131,7 @@ INLINE void amx_product(const int m, const int n, const amx_left_t* l, const cha
 #undef LEFT
 #undef RIGHT
 #undef MULTIPLY
+    *later = f;
     _tile_stored(0, sums, 64);
     if (n > 1) _tile_stored(1, sums + 256, 64);
     if (m > 1) _tile_stored(2, sums + n * 256, 64);

@@ -133,7 +133,7 @@ INLINE void finish(const plan_t* p, const int n, long channel, const float* sums
 /* m tiles of pixels, from `at` on, of a band; pixels end before `end`. */
 INLINE void tiles(const plan_t* p, const int m, const int n, const part16_t* part, const band_t* b,
                   const amx_left_t* left, const char* x, const char* w, long channel, long at,
-                  long end) {
+                  long end, amx_later_t* later) {
     float sums[AMX_SUMS] __attribute__((aligned(64)));
     const char* a = x + at * PIXEL;
     const long plane = 16l * p->c->out[0] * p->c->out[1];
@@ -147,7 +147,7 @@ INLINE void tiles(const plan_t* p, const int m, const int n, const part16_t* par
             __builtin_prefetch(to + j * plane + i * 16, 1);
             if (p->e.residual) __builtin_prefetch(p->e.residual + (to - p->y) + j * plane + i * 16);
         }
-    amx_product(m, n, left, a, w, sums);
+    amx_product(m, n, left, a, w, later, (amx_later_t){0}, sums);
     for (int t = 0; t < m; t++, a += left->second, at += AMX_ROWS)
         for (long i = 0, run; i < AMX_ROWS && at + i < end; i += run) {
             const long image = (at + i) / b->image, place = (at + i) % b->image;
@@ -166,7 +166,7 @@ INLINE void tiles(const plan_t* p, const int m, const int n, const part16_t* par
 }
 
 static void all_tiles(const plan_t* p, const int n, const part16_t* part, const band_t* b,
-                      amx_left_t* left, const char* x, const char* w, long channel) {
+                      const amx_left_t* left, const char* x, const char* w, long channel) {
     /* Pixels go on from one image to the next where that makes fewer tiles. */
     const long image = (b->rows - 1) * b->line + b->columns;
     const long all = (b->images - 1) * b->image + image;
@@ -174,14 +174,13 @@ static void all_tiles(const plan_t* p, const int n, const part16_t* part, const 
     const long passes = on ? DIVIDE_UP(all, 2 * AMX_ROWS)
                            : b->images * DIVIDE_UP(image, 2 * AMX_ROWS);
     const long lines = AMX_PARTS * n * AMX_TILE / 64;
-    left->later_lines = passes < 4 ? 0 : DIVIDE_UP(lines, passes); /* few would be slowed by it */
-    left->later = w + left->steps * lines * 64; /* the next panel */
+    /* The next panel; few passes would be slowed by it. */
+    amx_later_t later = {w + left->steps * lines * 64, passes < 4 ? 0 : DIVIDE_UP(lines, passes)};
     for (long k = 0; k < (on ? 1 : b->images); k++) {
         const long end = on ? all : k * b->image + image;
-        for (long at = k * b->image; at < end;
-             at += 2 * AMX_ROWS, left->later += left->steps * left->later_lines * 64)
-            if (end - at > AMX_ROWS) tiles(p, 2, n, part, b, left, x, w, channel, at, end);
-            else tiles(p, 1, n, part, b, left, x, w, channel, at, end);
+        for (long at = k * b->image; at < end; at += 2 * AMX_ROWS)
+            if (end - at > AMX_ROWS) tiles(p, 2, n, part, b, left, x, w, channel, at, end, &later);
+            else tiles(p, 1, n, part, b, left, x, w, channel, at, end, &later);
     }
 }
 
@@ -198,7 +197,7 @@ static int run_part(const plan_t* p, const part16_t* part, long number, long* sp
         b.columns = b.line = b.image = b.rows * b.line;
         b.rows = 1;
     }
-    amx_left_t left = {p->pairs * p->taps, at, PIXEL, PART, AMX_ROWS * PIXEL, 0, 0};
+    const amx_left_t left = {p->pairs * p->taps, at, PIXEL, PART, AMX_ROWS * PIXEL};
     for (long pair = 0; pair < p->pairs; pair++)
         for (long r = 0; r < c->kernel[0]; r++)
             for (long s = 0; s < c->kernel[1]; s++) {
