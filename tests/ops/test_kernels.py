@@ -134,7 +134,7 @@ def test_gemm_ways(level, m, n, k, trans, dtype):
 
 # For the matrix unit: one factor stays in the cache, or none does, with several blocks of K; rows that lie a
 # multiple of 2048 bytes apart.
-LARGE = [(100, 1030, 330), (1030, 100, 330), (280, 330, 1100), (160, 512, 190), (512, 160, 512)]
+LARGE = [(200, 1030, 330), (1030, 200, 330), (280, 330, 1100), (160, 512, 190), (512, 160, 512)]
 
 
 @pytest.mark.parametrize("m, n, k", LARGE)
@@ -175,7 +175,7 @@ def test_very_large_gemm():
 def test_large_gemm_not_finite(level, trans):
     """What float32 arithmetic gives for NaN, infinities and sums beyond the largest number."""
     rng = np.random.default_rng(1)
-    m, n, k = 300, 310, 200
+    m, n, k = 300, 310, 320
     a, b = matrix(rng, m, k, np.float32), matrix(rng, k, n, np.float32)
     a[3, 7], a[40, 199], a[41, 0], a[149, 64] = np.nan, np.inf, -np.inf, 3e38
     b[64, 5], b[150, 17], b[20, 299], b[21, 299] = 3e38, np.inf, np.inf, -np.inf
@@ -283,7 +283,7 @@ def test_gemm_not_a_number(level):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("count, m, n, k", [(7, 3, 5, 4), (2, 40, 33, 300), (3, 0, 2, 2), (3, 290, 300, 200)])
+@pytest.mark.parametrize("count, m, n, k", [(7, 3, 5, 4), (2, 40, 33, 300), (3, 0, 2, 2), (3, 290, 300, 300)])
 @pytest.mark.parametrize("nth", [1, 2, 4])
 def test_gemm_batch(level, dtype, count, m, n, k, nth):
     rng = np.random.default_rng(count)

@@ -190,13 +190,15 @@ static int multiply_some(const FN(product_t) * p, factor_t a, factor_t b) {
 #define TILES_OF(n) (((n) + 15) / 16)
 
 /* Measured: six products of a tile take 100 cycles, a tile is split in 400, or 600 where rows meet, and sums
- * become C in 200; a core multiplies 28 pairs of numbers a cycle without the unit. */
+ * become C in 200, or 350 where they lie across lines of the cache; a core multiplies 28 pairs of numbers a
+ * cycle without the unit. Products that take less than some 20 us are better shared among threads so. */
 static int tiles_pay(const FN(product_t) * p) {
     const double m = TILES_OF(p->rows.n), n = TILES_OF(p->columns.n);
     const double steps = (p->k + AMX_STEP - 1) / AMX_STEP, blocks = (p->k + TILES_K - 1) / TILES_K;
     const double split = m * (rows_meet(&p->a) ? 600 : 400) + n * (rows_meet(&p->b) ? 600 : 400);
-    const double cycles = steps * (m * n * 100 + split) + blocks * m * n * 200 + 1000;
-    return cycles * 1.1 < (double)p->rows.n * p->columns.n * p->k / 28;
+    const double sums = blocks * m * n * (p->ldc % 16 ? 350 : 200);
+    const double cycles = 15000 + steps * (m * n * 100 + split) + sums;
+    return cycles * 1.15 < (double)p->rows.n * p->columns.n * p->k / 28;
 }
 
 static int tiles(const FN(product_t) * p, int nth) {
