@@ -132,6 +132,62 @@ def test_gemm_ways(level, m, n, k, trans, dtype):
                nth=2, seed=m + n, add="rc+0", pack="")
 
 
+# For the matrix unit: one factor stays in the cache, or none does, with several blocks of K; rows that lie a
+# multiple of 2048 bytes apart.
+LARGE = [(200, 1030, 330), (1030, 200, 330), (280, 330, 1100), (160, 512, 190), (512, 160, 512)]
+
+
+@pytest.mark.parametrize("m, n, k", LARGE)
+@pytest.mark.parametrize("gap", [0, 3])
+@pytest.mark.parametrize("trans", ["nn", "nt", "tn", "tt"])
+@pytest.mark.parametrize("add, alpha, beta", [("", 1, 0), ("", -0.5, 1), ("rc+0", 1, 0.25)])
+def test_large_gemm(level, m, n, k, gap, trans, add, alpha, beta):
+    check_gemm(level, np.float32, m, n, k, trans[0] == "t", trans[1] == "t", alpha=alpha, beta=beta, gap=gap,
+               nth=2, seed=k, add=add, pack="")
+
+
+@pytest.mark.parametrize("m, n, k", LARGE)
+def test_gemm_is_the_same_in_any_number_of_threads(level, m, n, k):
+    rng = np.random.default_rng(k)
+    a, b = matrix(rng, m, k, np.float32), matrix(rng, k, n, np.float32)
+    one, *others = (level.gemm(a, b, np.empty((m, n), np.float32), nth=nth) for nth in (1, 2, 3, 7))
+    for c in others:
+        np.testing.assert_array_equal(c, one)
+
+
+@pytest.mark.parametrize("m, n, k", LARGE)
+def test_large_gemm_takes_the_matrix_unit(m, n, k):
+    """Where there is one; it rounds differently."""
+    rng = np.random.default_rng(0)
+    a, b = matrix(rng, m, k, np.float32), matrix(rng, k, n, np.float32)
+    levels = [name for name in LEVELS if name in ("v4", "amx")]
+    results = {dispatch.level(name).gemm(a, b, np.empty((m, n), np.float32)).tobytes() for name in levels}
+    assert len(results) == len(levels)
+
+
+def test_very_large_gemm():
+    """More panels than are split at a time, with the best instruction set."""
+    check_gemm(dispatch.level(LEVELS[-1]), np.float32, 1400, 1400, 1000, False, True, alpha=1, beta=0, gap=0, nth=1,
+               seed=0, add="c", pack="")
+
+
+@pytest.mark.parametrize("trans", ["nn", "nt", "tn", "tt"])
+def test_large_gemm_not_finite(level, trans):
+    """What float32 arithmetic gives for NaN, infinities and sums beyond the largest number."""
+    rng = np.random.default_rng(1)
+    m, n, k = 300, 310, 320
+    a, b = matrix(rng, m, k, np.float32), matrix(rng, k, n, np.float32)
+    a[3, 7], a[40, 199], a[41, 0], a[149, 64] = np.nan, np.inf, -np.inf, 3e38
+    b[64, 5], b[150, 17], b[20, 299], b[21, 299] = 3e38, np.inf, np.inf, -np.inf
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = (a.astype(float) @ b).astype(np.float32)
+    stored = [np.ascontiguousarray(x.T) if t == "t" else x for x, t in zip((a, b), trans)]
+    c = level.gemm(*stored, np.empty((m, n), np.float32), trans[0] == "t", trans[1] == "t", nth=2)
+    np.testing.assert_array_equal(np.isnan(c), np.isnan(expected))
+    np.testing.assert_allclose(c, expected, rtol=1e-6, atol=tolerance(np.float32, k))
+    assert np.isinf(expected).sum() > 600
+
+
 @pytest.mark.parametrize("trans", [False, True])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_panels_of_every_width(level, dtype, trans):
@@ -227,7 +283,7 @@ def test_gemm_not_a_number(level):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("count, m, n, k", [(7, 3, 5, 4), (2, 40, 33, 300), (3, 0, 2, 2)])
+@pytest.mark.parametrize("count, m, n, k", [(7, 3, 5, 4), (2, 40, 33, 300), (3, 0, 2, 2), (3, 290, 300, 300)])
 @pytest.mark.parametrize("nth", [1, 2, 4])
 def test_gemm_batch(level, dtype, count, m, n, k, nth):
     rng = np.random.default_rng(count)
@@ -279,6 +335,14 @@ def triple(low, high):
     return st.tuples(*[st.integers(low, high)] * 3)
 
 
+@pytest.mark.parametrize("nhwc", [False, True])
+@pytest.mark.parametrize("kernel, stride", [((1, 3, 3), (1, 1, 1)), ((2, 2, 3), (1, 1, 2)), ((1, 1, 1), (1, 1, 1))])
+def test_large_images(level, nhwc, kernel, stride):
+    channels = 20 if max(kernel) > 1 else 130
+    check_images(level, np.float32, nhwc, batch=2, channels=channels, others=1, size=(2, 16, 30), kernel=kernel,
+                 stride=stride, pad=(0, 1, 1), dilation=(1, 1, 1), m=150, nth=2, seed=0)
+
+
 @each_level
 @given(
     dtype=st.sampled_from(FLOATS), nhwc=st.booleans(), flat=st.booleans(),
@@ -286,16 +350,18 @@ def triple(low, high):
     size=triple(3, 11), kernel=triple(1, 3), stride=triple(1, 3), pad=triple(0, 2),
     dilation=triple(1, 2), m=st.integers(1, 30), nth=st.integers(1, 2), seed=st.integers(0, 9),
 )
-def test_images(name, dtype, nhwc, flat, batch, channels, others, size, kernel, stride, pad,
-                dilation, m, nth, seed):
+def test_images(name, flat, **case):
     if flat:  # 2-D
-        size, kernel, stride, dilation = ((1, *t[1:]) for t in (size, kernel, stride, dilation))
-        pad = (0, *pad[1:])
+        case |= {axis: (1, *case[axis][1:]) for axis in ("size", "kernel", "stride", "dilation")}
+        case["pad"] = (0, *case["pad"][1:])
+    check_images(dispatch.level(name), **case)
+
+
+def check_images(level, dtype, nhwc, batch, channels, others, size, kernel, stride, pad, dilation, m, nth, seed):
     out = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1
                 for n, k, s, p, d in zip(size, kernel, stride, pad, dilation))
     if min(out) < 1:
         return
-    level = dispatch.level(name)
     rng = np.random.default_rng(seed)
     # `others` more channels, as of other groups, lie between those of the image.
     full = channels + others

@@ -160,8 +160,9 @@ static int write(const plan_t* p, int m, int n, long group, long pair, long pane
 }
 
 /* The products of all taps. */
-INLINE void multiply(const plan_t* p, const int m, const int n, int add, amx_left_t* l, long* next,
-                     const char* a, long copy, long line, const char* b, float* sums) {
+INLINE void multiply(const plan_t* p, const int m, const int n, int add, const amx_left_t* l,
+                     amx_later_t* later, long* next, const char* a, long copy, long line,
+                     const char* b, float* sums) {
     const conv16_t* c = p->c;
     float some[AMX_SUMS] __attribute__((aligned(64)));
     long at = 0;
@@ -172,9 +173,8 @@ INLINE void multiply(const plan_t* p, const int m, const int n, int add, amx_lef
         const long then = p->taps > 1 ? (r % phases * c->kernel[1] + s) * copy +
                                             r * c->dilation[0] / c->stride[0] * line : 0;
         *next = then - at;
-        amx_multiply(m, n, l->row, l, a + at, b);
+        amx_multiply(m, n, l->row, l, a + at, b, later, (amx_later_t){0});
         amx_store(m, n, add ? some : sums);
-        l->later += l->steps * l->later_lines * 64;
         for (long i = 0; i < m * n * TILE && add; i += 16) *(f32*)(sums + i) += *(f32*)(some + i);
         at = then;
     }
@@ -186,17 +186,17 @@ static const float* block_at(const side_t* s, long group, long block) {
 
 /* While a panel is multiplied, its share of the next channels is fetched: they lie in pieces, one
  * of each block and image. */
-static void fetch_next(const plan_t* p, const part_t* part, const band_t* band, long pair,
-                       long panel, amx_left_t* l) {
+static amx_later_t next_channels(const plan_t* p, const part_t* part, const band_t* band, long pair,
+                                 long panel) {
     const side_t* s = &p->left;
     const long piece = band->rows * s->stride[0] * s->size[1], next = pair * 2 + 2;
     const long blocks = pair + 1 < part->pair_1 ? MIN(2, s->blocks - next) : 0;
     const long share = DIVIDE_UP(blocks * band->images * piece, part->panel_1 - part->panel_0);
     const long from = (panel - part->panel_0) * share, i = from / piece;
-    l->later = (const char*)(block_at(s, part->group, next + i / band->images) +
-                             (band->image + i % band->images) * s->image +
-                             (band->top * s->stride[0] * s->size[1] + from % piece) * 16);
-    l->later_lines = DIVIDE_UP(share, band->steps * p->taps);
+    const float* at = block_at(s, part->group, next + i / band->images) +
+                      (band->image + i % band->images) * s->image +
+                      (band->top * s->stride[0] * s->size[1] + from % piece) * 16;
+    return (amx_later_t){(const char*)at, DIVIDE_UP(share, band->steps * p->taps)};
 }
 
 enum { NO_MEMORY = 1, NOT_FINITE = 2 };
@@ -255,13 +255,14 @@ static int run_part(const plan_t* p, const part_t* part) {
                         split_left(block_at(left, part->group, pair * 2 + k),
                                    left_at + i * length * AMX_STEP, length, a + i * copy + k * tile,
                                    m * tile, row);
-                amx_left_t l = {.steps = steps, .at = step_at, .row = row, .part = m * tile,
-                                .second = tile};
+                const amx_left_t l = {.steps = steps, .at = step_at, .row = row, .part = m * tile,
+                                      .second = tile};
                 for (long panel = part->panel_0; panel < part->panel_1; panel++) {
                     const int n = (int)MIN(2, right->blocks - panel * 2);
                     const char* w = b + (panel - part->panel_0) * panel_bytes;
-                    fetch_next(p, part, &band, pair, panel, &l);
-#define MULTIPLY(m, n) multiply(p, m, n, !first, &l, step_at + steps, a, copy, line * 2, w, sum)
+                    amx_later_t later = next_channels(p, part, &band, pair, panel);
+#define MULTIPLY(m, n) \
+    multiply(p, m, n, !first, &l, &later, step_at + steps, a, copy, line * 2, w, sum)
                     if (m == 2 && n == 2) MULTIPLY(2, 2);
                     else if (m == 2) MULTIPLY(2, 1);
                     else if (n == 2) MULTIPLY(1, 2);

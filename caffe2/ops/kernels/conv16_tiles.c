@@ -104,6 +104,7 @@ typedef struct {
     const plan_t* p;
     band_t b;
     amx_left_t left;
+    amx_later_t later;
     const char* x;
     float* y; /* of the band's first pixel */
     struct {
@@ -163,7 +164,7 @@ static void finish(work_t* t) {
 INLINE void tiles(work_t* t, const int m, const int n, const char* w, long channel, long at,
                   long end) {
     float* sums = t->last.sums == t->sums[0] ? t->sums[1] : t->sums[0];
-    amx_multiply(m, n, 64, &t->left, t->x + at * PIXEL, w);
+    amx_multiply(m, n, 64, &t->left, t->x + at * PIXEL, w, &t->later, (amx_later_t){0});
     finish(t);
     amx_store(m, n, sums);
     t->last.m = m;
@@ -184,13 +185,12 @@ static void all_tiles(work_t* t, const int n, const char* w, long channel) {
     const long passes = on ? DIVIDE_UP(all, 2 * AMX_ROWS)
                            : b->images * DIVIDE_UP(image, 2 * AMX_ROWS);
     const long lines = AMX_PARTS * n * AMX_TILE / 64;
-    amx_left_t* left = &t->left;
-    left->later_lines = passes < 4 ? 0 : DIVIDE_UP(lines, passes); /* few would be slowed by it */
-    left->later = w + left->steps * lines * 64; /* the next panel */
+    /* The next panel; few passes would be slowed by it. */
+    t->later = (amx_later_t){w + t->left.steps * lines * 64,
+                             passes < 4 ? 0 : DIVIDE_UP(lines, passes)};
     for (long k = 0; k < (on ? 1 : b->images); k++) {
         const long end = on ? all : k * b->image + image;
-        for (long at = k * b->image; at < end;
-             at += 2 * AMX_ROWS, left->later += left->steps * left->later_lines * 64)
+        for (long at = k * b->image; at < end; at += 2 * AMX_ROWS)
             if (end - at > AMX_ROWS) tiles(t, 2, n, w, channel, at, end);
             else tiles(t, 1, n, w, channel, at, end);
     }
@@ -213,7 +213,7 @@ static int run_part(const plan_t* p, const part16_t* part, long number, long* sp
     }
     t.x = x;
     t.y = p->y + part->image_0 * p->y_image + part->down_0 * c->out[1] * 16;
-    t.left = (amx_left_t){p->pairs * p->taps, at, PIXEL, PART, AMX_ROWS * PIXEL, 0, 0};
+    t.left = (amx_left_t){p->pairs * p->taps, at, PIXEL, PART, AMX_ROWS * PIXEL};
     t.last.m = 0;
     t.last.sums = t.sums[0];
     for (long pair = 0; pair < p->pairs; pair++)

@@ -109,7 +109,11 @@ static int windows_are_pixels(const image_t* g) {
 #define V_STORE f32_store
 #define V_INDEX i32
 #define V_LANES F32_LANES
+#ifdef __AMX_BF16__
+#define WITH_TILES
+#endif
 #include "gemm_template.h"
+#undef WITH_TILES
 #undef REAL
 #undef FN_T
 #undef FN

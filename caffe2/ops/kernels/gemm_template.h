@@ -10,7 +10,8 @@
  *            contiguous, else it is copied panel by panel
  *   packed   the rest: A is copied into panels of MR rows, B panel by panel (KC x NR, so that it
  *            stays in the first-level cache), each of which meets all rows at once
- * Images become windows only when a panel is copied. Tiles of C are computed in registers. int8 knows
+ * Large products of float go to the matrix unit instead, where there is one (gemm_tiles.h). Images
+ * become windows only when a panel is copied. Tiles of C are computed in registers. int8 knows
  * no images, and not the direct way: its groups must be put together first. */
 
 #define V FN_T(v)
@@ -32,9 +33,10 @@ typedef struct {
     long ld_residual;
 } FN(finish_t);
 
-__attribute__((noinline)) static void FN(finish)(const FN(finish_t) * f, const REAL* sums, int rows,
-                                                 long n, long row, long col) {
-    for (int i = 0; i < rows; i++, sums += NR) {
+/* rows x n sums, whose rows lie `apart`. */
+INLINE void FN(finish_some)(const FN(finish_t) * f, const REAL* sums, const long apart, int rows, long n,
+                            long row, long col) {
+    for (int i = 0; i < rows; i++, sums += apart) {
         REAL* c = f->c + (row + i) * f->ldc + col;
         const REAL bias = f->bias_row ? f->bias_row[row + i] : 0;
         const REAL* residual = f->residual ? f->residual + (row + i) * f->ld_residual + col : 0;
@@ -49,6 +51,11 @@ __attribute__((noinline)) static void FN(finish)(const FN(finish_t) * f, const R
             V_STORE(c + j, x, m);
         }
     }
+}
+
+__attribute__((noinline)) static void FN(finish)(const FN(finish_t) * f, const REAL* sums, int rows,
+                                                 long n, long row, long col) {
+    FN(finish_some)(f, sums, NR, rows, n, row, col);
 }
 
 /* rows x (vectors * LANES) entries of C, of which n columns exist. packed: A lies with aks
@@ -597,6 +604,10 @@ static void FN(share)(const FN(product_t) * p, int nth,
     }
 }
 
+#ifdef WITH_TILES
+#include "gemm_tiles.h"
+#endif
+
 /* ---- entry points -------------------------------------------------------------------------- */
 
 static int FN(multiply)(long m, long n, long k, REAL alpha, FN(source_t) a, FN(source_t) b,
@@ -627,6 +638,9 @@ static int FN(multiply)(long m, long n, long k, REAL alpha, FN(source_t) a, FN(s
     nth = work < nth * THREAD_WORK ? MAX(1, (int)(work / THREAD_WORK)) : nth;
     if ((GROUP > 1 && !k) || (k && stored && a.along && b.along && (m <= 4 || n <= 4)))
         FN(share)(&p, nth, FN(dots));
+#ifdef WITH_TILES
+    else if (k && !a.packed && !b.packed && tiles_pay(&p)) return tiles(&p, nth);
+#endif
 #if GROUP == 1
     else if (!k || (!a.image && !a.packed && !b.packed &&
                     (m <= DIRECT_MR || n <= 4 * NR || work <= SMALL_WORK)))
