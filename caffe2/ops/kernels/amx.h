@@ -132,7 +132,7 @@ INLINE void amx_multiply(const int m, const int n, const long line, const amx_le
         const char* next = a + l->at[step + 1] + 63;
         amx_fetch(&f, 0);
         amx_fetch(&result, 1);
-        if (step % 2) _tile_stored(4, spare, 64);
+        if (step % 4 == 3) _tile_stored(4, spare, 64);
         LEFT(2);
         RIGHT(0);
         MULTIPLY;

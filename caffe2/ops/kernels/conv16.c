@@ -386,11 +386,13 @@ static int run_part(const plan_t* p, const part16_t* part, long down, long band,
 /* About what a convolution takes, in cycles: multiplications, and reading the filters from memory. */
 #ifdef __AMX_BF16__ /* against what tiles take, which is measured in cycles too */
 #define MULTIPLY (1. / 32)
-#define READ_FILTER .25
+#define READ_FILTER .3
+#define READ_ALONE .55 /* at least, where there are few pixels to multiply meanwhile */
 #define TRANSFORM(t) ((t) == 4 ? 8.5 : 5.3)
 #else
 #define MULTIPLY (1.2 / (2 * LANES))
 #define READ_FILTER 1.
+#define READ_ALONE 1.
 #define TRANSFORM(t) ((t) == 4 ? 7 : 4.4)
 #endif
 
@@ -497,7 +499,7 @@ static double winograd_cycles(const conv16_t* c, int t) {
     const double pairs = (double)c->channels * c->out_channels, filters = (t + 2) * (t + 2);
     const double products = c->stride[0] == 2 ? (2 * t + 1) * (2 * t + 1) : filters;
     const double transforms = tiles * (BLOCKS(c->channels) + BLOCKS(c->out_channels)) * 16 / LANES;
-    return pairs * (products * tiles * MULTIPLY + filters * READ_FILTER) +
+    return pairs * MAX(products * tiles * MULTIPLY + filters * READ_FILTER, filters * READ_ALONE) +
            transforms * products * TRANSFORM(t);
 }
 

@@ -351,6 +351,6 @@ double conv16_tiles_cycles(const conv16_t* c) {
     const double filters = steps * AMX_STEP * outs * 16;
     const double read = filters * (filters > 500e3 ? 1.9 : .6);
     const double products = outs * tiles * (steps * 100 + c->group * 120);
-    return MAX(products, read) + c->batch * places * pairs * c->group * 22;
+    return MAX(products + read / 4, read) + c->batch * places * pairs * c->group * 22;
 }
 #endif
