@@ -7,6 +7,7 @@ import argparse
 import math
 import os
 import statistics
+import time
 
 import numpy as np
 import zoo
@@ -14,7 +15,7 @@ from caffe2._core.net import run_bound
 
 from caffe2._core import threads
 from caffe2._core.args import Args
-from caffe2.proto import caffe2_pb2
+from caffe2.ops.kernels import dispatch
 from caffe2.python import workspace
 
 
@@ -72,14 +73,20 @@ def flops(op, shapes):
     return 0
 
 
-def peak(n, size=1024):
-    """GFLOP/s of the fastest of many products of matrices."""
-    threads.set_num_threads(n)
-    for name in "ab":
-        workspace.FeedBlob(name, np.ones((size, size), np.float32))
-    net = caffe2_pb2.NetDef(name="product", op=[caffe2_pb2.OperatorDef(type="MatMul", input="ab", output="c")])
-    workspace.CreateNet(net, True)
-    return 2e-6 * size ** 3 / min(workspace.BenchmarkNet("product", 1, 1, False)[0] for _ in range(30))
+def peak(n, channels=128, size=62):
+    """GFLOP/s of a convolution, without Winograd's algorithm, whose filters and images lie in the caches."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((channels, channels, 3, 3)).astype(np.float32)
+    x = dispatch.aligned((1, channels // 16, size, size, 16))
+    x[...] = rng.standard_normal(x.shape)
+    run = dispatch.Conv16(dispatch.level(dispatch.isa()), w, (size, size), pad=(1, 1), size=(size, size),
+                          winograd=False)
+    y, best = run(x, nth=n), math.inf
+    for _ in range(100):
+        start = time.perf_counter()
+        run(x, y=y, nth=n)
+        best = min(best, time.perf_counter() - start)
+    return 2e-9 * w.size * size**2 / best
 
 
 def main():
