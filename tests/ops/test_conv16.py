@@ -326,6 +326,9 @@ def test_ways(name):
         way(24, 24, 3, group=2)
     with pytest.raises(ValueError, match="not a convolution for blocked images"):
         way(24, 24, 3, group=24, nchw=True)
+    if name != "amx":
+        with pytest.raises(ValueError, match="not a convolution for blocked images"):
+            way(64, 64, 3, way="tiles")
 
 
 @each_direct_way

@@ -434,12 +434,7 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
     const long images = MAX(1, (long)(BAND_BYTES / (image_bytes + 1)));
     parts_t n = {1, DIVIDE_UP(p.tiles_down, down), c->batch};
     if (n.bands == 1) n.batches = DIVIDE_UP(c->batch, images);
-    if (nth > 1) {
-        if (weight_bytes > image_bytes) more_parts(&n.chunks, p.panels, c->group * COUNT(n), 4, nth);
-        more_parts(&n.batches, c->batch, c->group * COUNT(n), 4, nth);
-        more_parts(&n.bands, p.tiles_down, c->group * COUNT(n), 4, nth);
-        more_parts(&n.chunks, p.panels, c->group * COUNT(n), 4, nth);
-    }
+    divide(c, &n, weight_bytes > image_bytes, p.tiles_down, p.panels, 4, nth);
     const long most = DIVIDE_UP(p.tiles_down, n.bands); /* tiles down in a band */
 
     if (p.copied) {
@@ -455,10 +450,7 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
     float* bias = (float*)at;
     int32_t* keep = (int32_t*)(bias + padded);
     at = (long*)(keep + padded);
-    for (long i = 0; i < padded; i++) {
-        bias[i] = e->bias && i < c->out_channels ? e->bias[i] : 0;
-        keep[i] = -(i < c->out_channels);
-    }
+    pad_bias(c, e, bias, keep);
     p.bias = bias;
     p.keep = keep;
     p.sum = (reduction_t){.taps = p.blocks * taps, .full = p.depth / 16 * taps,
@@ -481,14 +473,7 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
     share_out(c->group * COUNT(n), nth, work);
 #pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
     for (long i, copied = -1; (i = take(nth, work)) >= 0;) {
-        const long chunk = i % n.chunks, band = i / n.chunks % n.bands;
-        const long batch = i / n.chunks / n.bands % n.batches;
-        const part16_t part = {
-            .group = i / COUNT(n),
-            .image_0 = batch * c->batch / n.batches, .image_1 = (batch + 1) * c->batch / n.batches,
-            .down_0 = band * p.tiles_down / n.bands, .down_1 = (band + 1) * p.tiles_down / n.bands,
-            .panel_0 = chunk * p.panels / n.chunks, .panel_1 = (chunk + 1) * p.panels / n.chunks,
-        };
+        const part16_t part = part_of(c, &n, i, p.tiles_down, p.panels);
         failed |= run_part(&p, &part, most, i / n.chunks, &copied) != 0;
     }
     return failed ? -1 : 0;

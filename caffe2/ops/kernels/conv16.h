@@ -125,6 +125,36 @@ static inline void more_parts(long* axis, long most, long count, long each, int 
     *axis = MIN(most, wanted);
 }
 
+/* Divides a convolution among threads: at most into so many bands and chunks, chunks first or last. */
+static inline void divide(const conv16_t* c, parts_t* n, int chunks_first, long bands, long chunks,
+                          long each, int nth) {
+    if (nth <= 1) return;
+    if (chunks_first) more_parts(&n->chunks, chunks, c->group * COUNT(*n), each, nth);
+    more_parts(&n->batches, c->batch, c->group * COUNT(*n), each, nth);
+    more_parts(&n->bands, bands, c->group * COUNT(*n), each, nth);
+    more_parts(&n->chunks, chunks, c->group * COUNT(*n), each, nth);
+}
+
+/* Part i, of an image that is `down` high and of so many panels. */
+static inline part16_t part_of(const conv16_t* c, const parts_t* n, long i, long down, long panels) {
+    const long chunk = i % n->chunks, band = i / n->chunks % n->bands;
+    const long batch = i / n->chunks / n->bands % n->batches;
+    return (part16_t){
+        .group = i / COUNT(*n),
+        .image_0 = batch * c->batch / n->batches, .image_1 = (batch + 1) * c->batch / n->batches,
+        .down_0 = band * down / n->bands, .down_1 = (band + 1) * down / n->bands,
+        .panel_0 = chunk * panels / n->chunks, .panel_1 = (chunk + 1) * panels / n->chunks,
+    };
+}
+
+/* The bias, and which lanes are channels, of whole blocks of output channels. */
+static inline void pad_bias(const conv16_t* c, const epilogue16_t* e, float* bias, int32_t* keep) {
+    for (long i = 0; i < 16 * BLOCKS(c->out_channels); i++) {
+        bias[i] = e->bias && i < c->out_channels ? e->bias[i] : 0;
+        keep[i] = -(i < c->out_channels);
+    }
+}
+
 /* Floats from one image of y to the next. */
 static inline long y_image(const conv16_t* c, const epilogue16_t* e) {
     return e->y_image ? e->y_image : 16 * BLOCKS(c->out_channels) * c->out[0] * c->out[1];

@@ -12,9 +12,9 @@
 #include "share.h"
 
 #define X_BYTES (1280l << 10) /* of a band, split: most of the second-level cache */
-#define PART_WORK 4e6   /* multiplications of a part: */
-#define PART_PIXELS 128 /* smaller ones have too few tiles */
-#define PART (AMX_STEP * 2l)  /* bytes of a pixel's numbers */
+#define PART_WORK 4e6         /* multiplications, and pixels, that make a part worth while */
+#define PART_PIXELS 128
+#define PART (AMX_STEP * 2l) /* bytes of a pixel's numbers */
 #define PIXEL (AMX_PARTS * PART)
 
 typedef struct {
@@ -262,7 +262,7 @@ int conv16_tiles_pack(const conv16_t* c, const filters_t* f, char* packed, int n
             failed |= !some;
             for (long k = 0; k < (some ? depth : 0); k += AMX_STEP) {
                 const long count = MIN(AMX_STEP, depth - k);
-                conv16_gather_amx(c, f, g, first, width, k, count, some);
+                CAT(conv16_gather, ISA)(c, f, g, first, width, k, count, some);
                 for (long tap = 0; tap < taps; tap++, to += AMX_PARTS * n * AMX_TILE)
                     amx_split_right(some + tap * count * width, count, n, to);
             }
@@ -293,14 +293,9 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
     const long images = MAX(1, (long)(X_BYTES / (x_size + 1)));
     parts_t n = {1, DIVIDE_UP(c->out[0], down), c->batch};
     if (n.bands == 1) n.batches = DIVIDE_UP(c->batch, images);
-    if (nth > 1) {
-        /* each thread splits all pixels, or reads all filters */
-        if (w_size > 1.8 * x_size) more_parts(&n.chunks, p.panels, c->group * COUNT(n), each, nth);
-        more_parts(&n.batches, c->batch, c->group * COUNT(n), each, nth);
-        more_parts(&n.bands, MIN(c->out[0], MAX(nth, pixels / PART_PIXELS)), c->group * COUNT(n),
-                   each, nth);
-        more_parts(&n.chunks, p.panels, c->group * COUNT(n), each, nth);
-    }
+    /* each thread splits all pixels, or reads all filters */
+    divide(c, &n, w_size > 1.8 * x_size, MIN(c->out[0], MAX(nth, pixels / PART_PIXELS)), p.panels,
+           each, nth);
     p.images = DIVIDE_UP(c->batch, n.batches);
     p.rows = DIVIDE_UP(c->out[0], n.bands);
 
@@ -308,10 +303,7 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
     float* bias = kernels_scratch(0, padded * (sizeof(float) + sizeof(int32_t)));
     if (!bias) return -1;
     int32_t* keep = (int32_t*)(bias + padded);
-    for (long i = 0; i < padded; i++) {
-        bias[i] = e->bias && i < c->out_channels ? e->bias[i] : 0;
-        keep[i] = -(i < c->out_channels);
-    }
+    pad_bias(c, e, bias, keep);
     p.bias = bias;
     p.keep = keep;
     int failed = 0;
@@ -321,16 +313,7 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
     {
         amx_begin();
         for (long i, split = -1; (i = take(nth, work)) >= 0;) {
-            const long chunk = i % n.chunks, band = i / n.chunks % n.bands;
-            const long batch = i / n.chunks / n.bands % n.batches;
-            const part16_t part = {
-                .group = i / COUNT(n),
-                .image_0 = batch * c->batch / n.batches,
-                .image_1 = (batch + 1) * c->batch / n.batches,
-                .down_0 = band * c->out[0] / n.bands, .down_1 = (band + 1) * c->out[0] / n.bands,
-                .panel_0 = chunk * p.panels / n.chunks,
-                .panel_1 = (chunk + 1) * p.panels / n.chunks,
-            };
+            const part16_t part = part_of(c, &n, i, c->out[0], p.panels);
             failed |= run_part(&p, &part, i / n.chunks, &split) != 0;
         }
         amx_end();

@@ -85,7 +85,8 @@ typedef struct {
  *              tiles of 4x4 (2x2) pixels; largest error against float64, relative to the largest
  *              |y|: 5e-6 (1e-6) on normally distributed data with 512 channels, where direct has
  *              2.5e-6
- *   tiles      what a matrix unit multiplies, see conv16_tiles.c; of level amx only; as direct
+ *   tiles      [group][panel of 32 output channels][32 channels][kh][kw][part][tile], see amx.h; of
+ *              level amx only; groups as direct
  * P is 32, 16 or 8 by level (two vectors); out channels are padded to a multiple of 16, and what
  * that leaves of the last panel is narrower. Packed filters of one level do not fit another. */
 enum {

@@ -281,10 +281,7 @@ int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* pa
     if (!bias) return -1;
     int32_t* keep = (int32_t*)(bias + out * 16);
     long* at = (long*)(keep + out * 16);
-    for (long i = 0; i < 16 * out; i++) {
-        bias[i] = e->bias && i < c->out_channels ? e->bias[i] : 0;
-        keep[i] = -(i < c->out_channels);
-    }
+    pad_bias(c, e, bias, keep);
     for (long i = 0; i < in; i++) at[i] = i * p.block * 16;
     p.bias = bias;
     p.keep = keep;
