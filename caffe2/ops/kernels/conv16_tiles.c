@@ -4,7 +4,10 @@
  * are a stride apart side by side: [32 channels][phase: row % stride, column % stride][image]
  * [row / stride][column / stride][part][32]. So any 16 pixels of the result that follow each other are a
  * left factor, whatever the tap; lines are longer than those of the result by what the taps reach
- * over, and sums of places beyond the end of a line are dropped. Filters are split once. */
+ * over, and sums of places beyond the end of a line are dropped. Filters are split once.
+ *
+ * Where many channels become few, the sums over each half of them are computed for themselves, and
+ * added at last: threads that wrote a half each need not read the other's. */
 #include "conv16.h"
 
 #ifdef __AMX_BF16__
@@ -29,6 +32,8 @@ typedef struct {
     long depth, pairs, taps, panels, padded; /* of a group */
     long y_image;
     long images, rows; /* of a part, at most */
+    int halves;        /* of the input channels, 1 or 2 */
+    float* partial;    /* sums of each, as large as y, where parts have a half only; else NULL */
 } plan_t;
 
 /* The split band of a part: rows and columns of the result, lines as they lie. */
@@ -73,16 +78,17 @@ static void split_line(const float* low, const float* high, long left, long stri
             amx_split(*(const f32*)low, *(const f32*)high, to, PART);
 }
 
-static void split_band(const plan_t* p, const part16_t* part, const band_t* b, char* to) {
+static void split_band(const plan_t* p, const part16_t* part, const band_t* b, long pair_0,
+                       long pair_1, char* to) {
     const conv16_t* c = p->c;
     const long plane = 16l * c->size[0] * c->size[1], blocks = BLOCKS(p->depth);
-    for (long pair = 0; pair < p->pairs; pair++)
+    for (long pair = pair_0; pair < pair_1; pair++)
         for (long v = 0; v < p->down.phases; v++)
             for (long u = 0; u < p->across.phases; u++) {
                 const long phase = v * p->across.phases + u;
                 const long top = v * c->dilation[0] % c->stride[0] - c->pad[0];
                 const long left = u * c->dilation[1] % c->stride[1] - c->pad[1];
-                char* line = to + pair * b->pair + phase * b->phase;
+                char* line = to + (pair - pair_0) * b->pair + phase * b->phase;
                 for (long n = 0; n < b->images; n++)
                     for (long r = 0; r < b->rows + p->down.reach; r++, line += b->line * PIXEL) {
                         const long at = (part->down_0 + r) * c->stride[0] + top;
@@ -103,7 +109,8 @@ static void split_band(const plan_t* p, const part16_t* part, const band_t* b, c
 typedef struct {
     const plan_t* p;
     band_t b;
-    amx_left_t left;
+    int halves; /* of this part */
+    amx_left_t left[2];
     amx_later_t later;
     const char* x;
     float* y; /* of the band's first pixel */
@@ -111,24 +118,26 @@ typedef struct {
         int m, n;
         const char* w;
         long channel, at, end; /* pixels from `at` on, those before `end` */
-        float* sums;
     } last;
     float sums[2][AMX_SUMS] __attribute__((aligned(64)));
 } work_t;
 
-/* What is done to some sums of pixels that follow each other, before they are written. */
-INLINE void finish_run(const plan_t* p, int n, long channel, const float* sums, long pixels,
-                       float* y) {
+/* What is done to some sums of pixels that follow each other, of each half if there is another,
+ * before they are written. */
+INLINE void finish_run(const plan_t* p, int n, long channel, const float* sums, const float* other,
+                       long pixels, float* y) {
     const long plane = 16l * p->c->out[0] * p->c->out[1];
     const long residual = p->e.residual ? p->e.residual - p->y : 0;
     const int add = p->e.residual != NULL, keep = channel + n * 16 > p->c->out_channels;
     const float low = p->e.low, high = p->e.high;
-    for (int j = 0; j < n; j++, sums += 256, y += plane) {
+    for (int j = 0; j < n; j++, y += plane) {
         const f32 bias = *(const f32*)(p->bias + channel + j * 16);
         const i32 lanes = *(const i32*)(p->keep + channel + j * 16);
 #pragma GCC unroll 4
         for (long i = 0; i < pixels; i++) {
-            f32 s = *(const f32*)(sums + i * 16) + bias;
+            f32 s = *(const f32*)(sums + j * 256 + i * 16);
+            if (other) s += *(const f32*)(other + j * 256 + i * 16);
+            s += bias;
             if (add) s += *(const f32*)(y + residual + i * 16);
             s = clip(s, low, high);
             *(f32*)(y + i * 16) = keep ? (f32)((i32)s & lanes) : s;
@@ -136,14 +145,20 @@ INLINE void finish_run(const plan_t* p, int n, long channel, const float* sums, 
     }
 }
 
+/* Bytes of a half's filters, of n tiles of output channels. */
+static long half_bytes(const work_t* t, int n) {
+    return t->left[0].steps * AMX_PARTS * n * AMX_TILE;
+}
+
 static void finish(work_t* t) {
     const plan_t* p = t->p;
     const band_t* b = &t->b;
     const int n = t->last.n;
+    const long plane = 16l * p->c->out[0] * p->c->out[1];
     const char* a = t->x + t->last.at * PIXEL;
-    float* y = t->y + t->last.channel / 16 * p->c->out[0] * p->c->out[1] * 16;
-    for (long first = t->last.at; t->last.m > 0;
-         t->last.m--, a += t->left.second, first += AMX_ROWS, t->last.sums += n * 256)
+    float* y = t->y + t->last.channel / 16 * plane;
+    for (long first = t->last.at, tile = 0; tile < t->last.m;
+         tile++, a += t->left[0].second, first += AMX_ROWS)
         for (long i = 0, run; i < AMX_ROWS && first + i < t->last.end; i += run) {
             const long image = (first + i) / b->image, place = (first + i) % b->image;
             const long row = place / b->line, column = place % b->line;
@@ -152,28 +167,39 @@ static void finish(work_t* t) {
             else if (column >= b->columns) run = MIN(run, b->line - column);
             else {
                 run = MIN(run, b->columns - column);
-                float* sums = t->last.sums + i * 16;
-                if (amx_not_finite(n, sums, run))
-                    amx_plain(n, &t->left, a, t->last.w, i, i + run, t->last.sums);
-                finish_run(p, n, t->last.channel, sums, run,
-                           y + image * p->y_image + (row * p->c->out[1] + column) * 16);
+                for (int h = 0; h < t->halves; h++) {
+                    float* sums = t->sums[h] + tile * n * 256;
+                    if (amx_not_finite(n, sums + i * 16, run))
+                        amx_plain(n, &t->left[h], a, t->last.w + h * half_bytes(t, n), i, i + run,
+                                  sums);
+                }
+                const float* sums = t->sums[0] + tile * n * 256 + i * 16;
+                float* to = y + image * p->y_image + (row * p->c->out[1] + column) * 16;
+                if (p->partial)
+                    for (int j = 0; j < n; j++)
+                        memcpy(to + j * plane, sums + j * 256, run * 16 * sizeof(float));
+                else
+                    finish_run(p, n, t->last.channel, sums, t->halves > 1 ? sums + AMX_SUMS : NULL,
+                               run, to);
             }
         }
+    t->last.m = 0;
 }
 
 INLINE void tiles(work_t* t, const int m, const int n, const char* w, long channel, long at,
                   long end) {
-    float* sums = t->last.sums == t->sums[0] ? t->sums[1] : t->sums[0];
-    amx_multiply(m, n, 64, &t->left, t->x + at * PIXEL, w, &t->later, (amx_later_t){0});
-    finish(t);
-    amx_store(m, n, sums);
+    const char* half = w;
+    for (int h = 0; h < t->halves; h++, half += half_bytes(t, n)) {
+        amx_multiply(m, n, 64, &t->left[h], t->x + at * PIXEL, half, &t->later, (amx_later_t){0});
+        finish(t);
+        amx_store(m, n, t->sums[h]);
+    }
     t->last.m = m;
     t->last.n = n;
     t->last.w = w;
     t->last.channel = channel;
     t->last.at = at;
     t->last.end = end;
-    t->last.sums = sums;
 }
 
 static void all_tiles(work_t* t, const int n, const char* w, long channel) {
@@ -186,7 +212,7 @@ static void all_tiles(work_t* t, const int n, const char* w, long channel) {
                            : b->images * DIVIDE_UP(image, 2 * AMX_ROWS);
     const long lines = AMX_PARTS * n * AMX_TILE / 64;
     /* The next panel; few passes would be slowed by it. */
-    t->later = (amx_later_t){w + t->left.steps * lines * 64,
+    t->later = (amx_later_t){w + t->p->pairs * t->p->taps * lines * 64,
                              passes < 4 ? 0 : DIVIDE_UP(lines, passes)};
     for (long k = 0; k < (on ? 1 : b->images); k++) {
         const long end = on ? all : k * b->image + image;
@@ -196,11 +222,13 @@ static void all_tiles(work_t* t, const int n, const char* w, long channel) {
     }
 }
 
-/* split: which band of which images this thread has split; this part's is `number`. */
-static int run_part(const plan_t* p, const part16_t* part, long number, long* split) {
+/* split: which band of which images, and which half of it, this thread has split; this part's is
+ * `number`. half: which one the part has; -1: all. */
+static int run_part(const plan_t* p, const part16_t* part, int half, long number, long* split) {
     const conv16_t* c = p->c;
     const band_t full = band_of(p, p->images, p->rows);
     const band_t band = band_of(p, part->image_1 - part->image_0, part->down_1 - part->down_0);
+    const long pair_0 = half == 1 ? p->pairs / 2 : 0, pair_1 = half ? p->pairs : p->pairs / 2;
     char* x = kernels_scratch(1, band_bytes(p, &full));
     long* at = kernels_scratch(2, (p->pairs * p->taps + 1) * sizeof(long));
     if (!x || !at) return -1;
@@ -212,11 +240,17 @@ static int run_part(const plan_t* p, const part16_t* part, long number, long* sp
         t.b.rows = 1;
     }
     t.x = x;
-    t.y = p->y + part->image_0 * p->y_image + part->down_0 * c->out[1] * 16;
-    t.left = (amx_left_t){p->pairs * p->taps, at, PIXEL, PART, AMX_ROWS * PIXEL};
+    t.y = p->partial ? p->partial + MAX(0, half) * p->y_image : p->y;
+    t.y += part->image_0 * p->y_image + part->down_0 * c->out[1] * 16;
+    t.halves = half < 0 ? p->halves : 1;
+    for (long h = 0, from = 0; h < t.halves; h++) {
+        const long to = h + 1 < t.halves ? p->pairs / 2 : pair_1 - pair_0;
+        t.left[h] = (amx_left_t){(to - from) * p->taps, at + from * p->taps, PIXEL, PART,
+                                 AMX_ROWS * PIXEL};
+        from = to;
+    }
     t.last.m = 0;
-    t.last.sums = t.sums[0];
-    for (long pair = 0; pair < p->pairs; pair++)
+    for (long pair = 0; pair < pair_1 - pair_0; pair++)
         for (long r = 0; r < c->kernel[0]; r++)
             for (long s = 0; s < c->kernel[1]; s++) {
                 const long phase = r % p->down.phases * p->across.phases + s % p->across.phases;
@@ -224,15 +258,16 @@ static int run_part(const plan_t* p, const part16_t* part, long number, long* sp
                         (r * c->dilation[0] / c->stride[0] * band.line +
                          s * c->dilation[1] / c->stride[1]) * PIXEL;
             }
-    *at = 2 * t.left.second; /* the next tiles */
-    if (*split != number) split_band(p, part, &band, x);
+    *at = 2 * t.left[0].second; /* the next tiles */
+    if (*split != number) split_band(p, part, &band, pair_0, pair_1, x);
     *split = number;
     for (long panel = part->panel_0; panel < part->panel_1; panel++) {
         const long first = panel * PANEL;
         const int n = p->padded - first > 16 ? 2 : 1;
         const long channel = part->group * (c->out_channels / c->group) + first;
         const char* w =
-            p->packed + (part->group * p->padded + first) * p->taps * p->pairs * PIXEL;
+            p->packed + (part->group * p->padded + first) * p->taps * p->pairs * PIXEL +
+            pair_0 * p->taps * AMX_PARTS * n * AMX_TILE;
         if (n == 2) all_tiles(&t, 2, w, channel);
         else all_tiles(&t, 1, w, channel);
     }
@@ -270,6 +305,13 @@ int conv16_tiles_pack(const conv16_t* c, const filters_t* f, char* packed, int n
     return failed ? -1 : 0;
 }
 
+/* Whether sums over halves of the channels are worth while: the layer before is then divided among
+ * threads by channels (window16.c), and there are less sums than numbers that go into them. */
+static int in_halves(const conv16_t* c) {
+    return c->batch == 1 && c->group == 1 && c->channels > (long)c->size[0] * c->size[1] &&
+           c->channels >= 2 * c->out_channels && c->channels >= 2 * AMX_STEP;
+}
+
 int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const epilogue16_t* e,
                float* y, int nth) {
     const long out = c->out_channels / c->group, pixels = (long)c->out[0] * c->out[1];
@@ -294,29 +336,43 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
     parts_t n = {1, DIVIDE_UP(c->out[0], down), c->batch};
     if (n.bands == 1) n.batches = DIVIDE_UP(c->batch, images);
     /* each thread splits all pixels, or reads all filters */
+    p.halves = 1 + in_halves(c);
+    const int apart = p.halves == 2 && nth % 2 == 0;
     divide(c, &n, w_size > 1.8 * x_size, MIN(c->out[0], MAX(nth, pixels / PART_PIXELS)), p.panels,
-           each, nth);
+           each, apart ? nth / 2 : nth);
     p.images = DIVIDE_UP(c->batch, n.batches);
     p.rows = DIVIDE_UP(c->out[0], n.bands);
 
     const long padded = 16 * BLOCKS(c->out_channels);
-    float* bias = kernels_scratch(0, padded * (sizeof(float) + sizeof(int32_t)));
+    const long sums = apart ? padded * pixels : 0;
+    float* bias = kernels_scratch(0, (2 * padded + 2 * sums) * sizeof(float));
     if (!bias) return -1;
     int32_t* keep = (int32_t*)(bias + padded);
     pad_bias(c, e, bias, keep);
     p.bias = bias;
     p.keep = keep;
+    p.partial = apart ? (float*)(keep + padded) : NULL;
+    if (apart) p.y_image = sums;
     int failed = 0;
     stretch_t work[nth];
-    share_out(c->group * COUNT(n), nth, work);
+    share_out(c->group * COUNT(n) * (apart ? 2 : 1), nth, work);
 #pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
     {
         amx_begin();
         for (long i, split = -1; (i = take(nth, work)) >= 0;) {
-            const part16_t part = part_of(c, &n, i, c->out[0], p.panels);
-            failed |= run_part(&p, &part, i / n.chunks, &split) != 0;
+            const int half = apart ? (int)(i / COUNT(n)) : -1;
+            const part16_t part = part_of(c, &n, apart ? i % COUNT(n) : i, c->out[0], p.panels);
+            failed |= run_part(&p, &part, half, i / n.chunks, &split) != 0;
         }
         amx_end();
+        if (apart) {
+#pragma omp barrier
+#pragma omp for schedule(static) nowait
+            for (long block = 0; block < padded / 16; block++) {
+                const long at = block * pixels * 16;
+                finish_run(&p, 1, block * 16, p.partial + at, p.partial + sums + at, pixels, y + at);
+            }
+        }
     }
     return failed ? -1 : 0;
 }
