@@ -469,12 +469,13 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
                           .vector = LANES == 16 ? pixels * 16 : LANES,
                           .low = e->low, .high = e->high};
     int failed = 0;
+    const long count = c->group * COUNT(n);
     stretch_t work[nth];
-    share_out(c->group * COUNT(n), nth, work);
-#pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
-    for (long i, copied = -1; (i = take(nth, work)) >= 0;) {
+    share_out(count, nth, work);
+#pragma omp parallel num_threads(nth) if (nth > 1)
+    for (long i = -1, copied = -1; (i = take(i, count, nth, work)) >= 0;) {
         const part16_t part = part_of(c, &n, i, p.tiles_down, p.panels);
-        failed |= run_part(&p, &part, most, i / n.chunks, &copied) != 0;
+        note(&failed, run_part(&p, &part, most, i / n.chunks, &copied));
     }
     return failed ? -1 : 0;
 }

@@ -354,15 +354,16 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
     p.partial = apart ? (float*)(keep + padded) : NULL;
     if (apart) p.y_image = sums;
     int failed = 0;
+    const long count = c->group * COUNT(n) * (apart ? 2 : 1);
     stretch_t work[nth];
-    share_out(c->group * COUNT(n) * (apart ? 2 : 1), nth, work);
-#pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
+    share_out(count, nth, work);
+#pragma omp parallel num_threads(nth) if (nth > 1)
     {
         amx_begin();
-        for (long i, split = -1; (i = take(nth, work)) >= 0;) {
+        for (long i = -1, split = -1; (i = take(i, count, nth, work)) >= 0;) {
             const int half = apart ? (int)(i / COUNT(n)) : -1;
             const part16_t part = part_of(c, &n, apart ? i % COUNT(n) : i, c->out[0], p.panels);
-            failed |= run_part(&p, &part, half, i / n.chunks, &split) != 0;
+            note(&failed, run_part(&p, &part, half, i / n.chunks, &split));
         }
         amx_end();
         if (apart) {

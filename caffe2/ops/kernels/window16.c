@@ -151,10 +151,11 @@ INLINE void each(const int kind, const conv16_t* c, const float* x, const float*
     const int by_rows = c->channels <= size;
     const long most = by_rows && c->batch == 1 ? DIVIDE_UP(c->out[0], nth) : c->out[0];
     const long bands = DIVIDE_UP(c->out[0], MAX(1, MIN(BAND, most)));
+    const long count = c->batch * blocks * bands;
     stretch_t work[nth];
-    share_out(c->batch * blocks * bands, nth, work);
+    share_out(count, nth, work);
 #pragma omp parallel num_threads(nth) if (nth > 1)
-    for (long k; (k = take(nth, work)) >= 0;) {
+    for (long k = -1; (k = take(k, count, nth, work)) >= 0;) {
         const long n = k / (blocks * bands), in_image = k % (blocks * bands);
         const long i = !by_rows ? k : (n * blocks + in_image % blocks) * bands + in_image / blocks;
         const long band = i % bands, block = i / bands % blocks;

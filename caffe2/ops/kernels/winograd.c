@@ -288,14 +288,15 @@ int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* pa
     p.at = at;
 
     int failed = 0;
+    const long count = blocks * chunks;
     stretch_t work[nth];
-    share_out(blocks * chunks, nth, work);
+    share_out(count, nth, work);
 #pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
     {
         float* v = kernels_scratch(1, bytes);
         float* m = v + s2 * p.v_step;
         long transformed = -1;
-        for (long i; (i = take(nth, work)) >= 0;) {
+        for (long i = -1; (i = take(i, count, nth, work)) >= 0;) {
             const long b = i / chunks, chunk = i % chunks;
             const long first = b * p.block, tiles = MIN(p.block, p.tiles - first);
             const part_t part = {chunk * wides / chunks * wide,
