@@ -1,6 +1,8 @@
 /* What the sources of blocked convolution share. */
 #ifndef CAFFE2_CONV16_H
 #define CAFFE2_CONV16_H
+#include <string.h>
+
 #include "kernels.h"
 #include "simd.h"
 
@@ -149,10 +151,12 @@ static inline part16_t part_of(const conv16_t* c, const parts_t* n, long i, long
 
 /* The bias, and which lanes are channels, of whole blocks of output channels. */
 static inline void pad_bias(const conv16_t* c, const epilogue16_t* e, float* bias, int32_t* keep) {
-    for (long i = 0; i < 16 * BLOCKS(c->out_channels); i++) {
-        bias[i] = e->bias && i < c->out_channels ? e->bias[i] : 0;
-        keep[i] = -(i < c->out_channels);
-    }
+    const size_t channels = c->out_channels, rest = 16 * BLOCKS(c->out_channels) - channels;
+    if (e->bias) memcpy(bias, e->bias, channels * sizeof(float));
+    else memset(bias, 0, channels * sizeof(float));
+    memset(bias + channels, 0, rest * sizeof(float));
+    memset(keep, -1, channels * sizeof(int32_t));
+    memset(keep + channels, 0, rest * sizeof(int32_t));
 }
 
 /* Floats from one image of y to the next. */
