@@ -142,6 +142,30 @@ def test_direct_ways(name, way, channels, size, filters, kernel, stride, pad, n,
           (pad,) * 2, (1, 1), nth=nth, add="b+0", seed=channels)
 
 
+@pytest.mark.parametrize("channels, size, filters, kernel, pad", [
+    (66, (7, 7), 33, 1, 0), (240, (14, 14), 48, 1, 0), (320, (3, 5), 160, 1, 0), (96, (1, 1), 10, 1, 0),
+    (130, (9, 5), 64, 3, 1),
+])
+@each_direct_way
+def test_many_channels_to_few(name, way, channels, size, filters, kernel, pad):
+    """Tiles sum over halves of the channels: the same bits, whether one thread has both or each has one."""
+    level = dispatch.level(name)
+    case = dict(kernel=(kernel, kernel), stride=(1, 1), pad=(pad, pad), tail=(pad, pad), dilation=(1, 1))
+    for nth in (1, 2, 4):
+        for add in ("", "b06", "+y0"):
+            check(level, way, 1, channels, size, filters, nth=nth, add=add, **case)
+    rng = np.random.default_rng(channels)
+    x, w = random(rng, 1, channels, *size), random(rng, filters, channels, kernel, kernel)
+    x[0, [1, -1], 0, 0], w[2, 3, 0, 0] = [np.inf, MOST], np.nan
+    expected = convolve(x, w, 1, (1, 1), (pad, pad), (1, 1), size)
+    f = dispatch.Conv16(level, w, size, 1, (1, 1), (pad, pad), (1, 1), way, size=size)
+    one = f(blocked(x), nth=1)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(np.isfinite(plain(one, filters)), np.abs(expected) <= MOST)
+    for nth in (2, 3, 4, 5, 8):
+        np.testing.assert_array_equal(f(blocked(x), nth=nth), one)
+
+
 @each_direct_way
 @given(n=st.integers(1, 2), group=st.integers(2, 4), depth=st.integers(1, 2), width=st.integers(1, 3), size=sides,
        kernel=pairs, stride=pairs, pad=pairs, nth=st.integers(1, 2), add=added)
