@@ -10,10 +10,6 @@ from hypothesis import settings
 settings.register_profile("caffe2", deadline=None)
 settings.load_profile("caffe2")
 
-# Workers of one machine share its processors: waiting threads should leave them to each other.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 # Python programs that tests start find the package that is installed, not the source folder they stand in.
 os.environ["PYTHONSAFEPATH"] = "1"
 

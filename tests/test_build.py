@@ -18,7 +18,7 @@ PARALLEL = [
 @pytest.mark.parametrize("module", [*PARALLEL, "caffe2.ops.kernels.dispatch"])
 def test_threads_are_compiled_in(module):
     binary = Path(importlib.import_module(module).__file__).read_bytes()
-    assert b"GOMP_parallel" in binary or b"__kmpc_fork_call" in binary
+    assert b"caffe2_team_run" in binary or b"__kmpc_fork_call" in binary
 
 
 def test_imports_are_lazy():

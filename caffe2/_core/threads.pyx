@@ -1,7 +1,6 @@
 """The one place that knows how many threads there are, for OpenMP loops and executors together."""
 import os
 
-cimport openmp
 from libc.stdint cimport int64_t
 
 cdef extern from *:
@@ -11,12 +10,14 @@ cdef extern from *:
     static void runners_add(void) { if (caffe2_depth++ == 0) __atomic_add_fetch(&caffe2_runners, 1, __ATOMIC_RELAXED); }
     static void runners_sub(void) { if (--caffe2_depth == 0) __atomic_sub_fetch(&caffe2_runners, 1, __ATOMIC_RELAXED); }
     static int runners_get(void) { return __atomic_load_n(&caffe2_runners, __ATOMIC_RELAXED); }
+    static void runners_after_fork(void) { caffe2_runners = caffe2_depth > 0; }
     """
     void runners_add() noexcept nogil
     void runners_sub() noexcept nogil
     int runners_get() noexcept nogil
+    void runners_after_fork() noexcept nogil
 
-# Entering and leaving an OpenMP region costs about as much as this many elementary operations.
+# Entering and leaving a parallel region costs about as much as this many elementary operations.
 cdef enum:
     THRESHOLD = 32768
 
@@ -38,7 +39,7 @@ def default_num_threads():
     value = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if value.isdigit() and int(value) > 0:
         return int(value)
-    cpus = openmp.omp_get_num_procs()
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cpus, _cgroup_cpus() or cpus))
 
 
@@ -79,8 +80,8 @@ cdef void leave() noexcept nogil:
 
 
 def _after_fork_in_child():
-    # OpenMP's workers do not survive a fork; a parallel region would wait for them forever.
-    set_num_threads(1)
+    # Those that ran in other threads of the parent do not run here.
+    runners_after_fork()
 
 
 set_num_threads(default_num_threads())

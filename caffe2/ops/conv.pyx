@@ -214,7 +214,7 @@ cdef class Correlation(Operator):
         blocks = (g.batch + together - 1) // together
         jobs = blocks * group
         if nth > 1 and jobs >= nth and (jobs % nth == 0 or jobs >= 4 * nth):
-            for i in prange(jobs, num_threads=nth, schedule="dynamic"):
+            for i in prange(jobs, num_threads=nth, schedule="static", chunksize=1):
                 failed |= self.multiply_some(g, f, x, bias, y, i // group * together, together, <int>(i % group), 1)
         else:
             for i in range(jobs):
@@ -321,7 +321,7 @@ cdef class Correlation(Operator):
             failed |= K.sgemm_pack(which, &o, taps, filters, f.data + i * f.bytes)
         nth = num_threads(<int64_t>(g.batch * <double>self.filters * taps * g.count / 8))
         if nth > 1 and g.batch >= nth:
-            for i in prange(g.batch, num_threads=nth, schedule="dynamic"):
+            for i in prange(g.batch, num_threads=nth, schedule="static", chunksize=1):
                 failed |= self.scatter_one(&f, y, bias, x, i, 1)
         else:
             for i in range(g.batch):

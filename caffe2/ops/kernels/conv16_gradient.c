@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "conv16.h"
+#include "share.h"
 #include "transpose.h"
 
 /* ---- filters ---- */
@@ -189,14 +190,17 @@ int CAT(conv16_filter_gradient, ISA)(const conv16_t* c, const float* x, const fl
         if (wide * PANEL >= deep * 16 && wide > 1) wide = DIVIDE_UP(wide, 2);
         else deep = DIVIDE_UP(deep, 2);
     const long across = DIVIDE_UP(panels, wide), down = DIVIDE_UP(blocks, deep);
+    const long count = c->group * across * down;
     int failed = 0;
-#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(dynamic, 1) reduction(| : failed)
-    for (long i = 0; i < c->group * across * down; i++) {
+    stretch_t work[nth];
+    share_out(count, nth, work);
+#pragma omp parallel num_threads(nth) if (nth > 1)
+    for (long i = -1; (i = take(i, count, nth, work)) >= 0;) {
         const long w = i / down % across, d = i % down;
         const part_t part = {.group = i / down / across,
                              .panel_0 = w * wide, .panel_1 = MIN((w + 1) * wide, panels),
                              .block_0 = d * deep, .block_1 = MIN((d + 1) * deep, blocks)};
-        failed |= filter_part(c, &part, x, dy, dw) != 0;
+        note(&failed, filter_part(c, &part, x, dy, dw));
     }
     return failed ? -1 : 0;
 }

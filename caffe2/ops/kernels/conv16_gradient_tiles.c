@@ -13,6 +13,7 @@
 
 #ifdef __AMX_BF16__
 #include "amx.h"
+#include "share.h"
 
 #define SIDE 32l                  /* channels that are multiplied at once */
 #define WIDE 512l                 /* channels of the right, at most */
@@ -337,12 +338,14 @@ int conv16_filter_tiles(const conv16_t* c, const float* x, const float* dy, floa
         if (deep > 1 && wide <= 4 * deep) deep = DIVIDE_UP(deep, 2);
         else wide = DIVIDE_UP(wide, 2);
     const long across = DIVIDE_UP(panels, wide), down = DIVIDE_UP(pairs, deep);
+    const long count = c->group * across * down;
     int failed = 0;
+    stretch_t work[nth];
+    share_out(count, nth, work);
 #pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
     {
         amx_begin();
-#pragma omp for schedule(dynamic, 1)
-        for (long i = 0; i < c->group * across * down; i++) {
+        for (long i = -1; (i = take(i, count, nth, work)) >= 0;) {
             const long w = i / down % across, d = i % down;
             const part_t part = {.group = i / down / across,
                                  .panel_0 = w * wide, .panel_1 = MIN((w + 1) * wide, panels),

@@ -1,4 +1,5 @@
 #include "kernels.h"
+#include "share.h"
 #include "simd.h"
 
 #include <string.h>

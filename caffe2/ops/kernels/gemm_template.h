@@ -470,10 +470,13 @@ static int FN(packed)(FN(product_t) * p, int nth) {
         nj = MIN(nr, MAX(nj, 1));
         ni = MIN(mr, (nth + nj - 1) / nj);
     } else if (nth > 1) nj = MIN(nr, (nj + nth - 1) / nth * nth);
+    const long count = ni * nj;
+    stretch_t work[nth];
     int failed = 0;
     for (long k0 = 0; k0 < p->k; k0 += range) {
         const long k1 = MIN(p->k, k0 + range), blocks = (k1 - k0 + step - 1) / step;
-#pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
+        share_out(count, nth, work);
+#pragma omp parallel num_threads(nth) if (nth > 1)
         {
             if (!p->a.packed) {
 #pragma omp for schedule(static)
@@ -483,11 +486,10 @@ static int FN(packed)(FN(product_t) * p, int nth) {
                                  packed_a + FN(panel_at)(&p->rows, t % mr, at - k0, kc));
                 }
             }
-#pragma omp for schedule(dynamic, 1) nowait
-            for (long t = 0; t < ni * nj; t++) {
+            for (long t = -1; (t = take(t, count, nth, work)) >= 0;) {
                 const long i = t / nj, j = t % nj;
-                failed |= FN(task)(p, packed_a, k0, k1, mr * i / ni, mr * (i + 1) / ni, nr * j / nj,
-                                   nr * (j + 1) / nj) != 0;
+                note(&failed, FN(task)(p, packed_a, k0, k1, mr * i / ni, mr * (i + 1) / ni,
+                                       nr * j / nj, nr * (j + 1) / nj));
             }
         }
     }
