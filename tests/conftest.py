@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 # Timing on a shared machine says nothing about the code under test.
 settings.register_profile("caffe2", deadline=None)
 settings.load_profile("caffe2")
+
+# Some test Ctrl-C; a shell that starts the tests in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Python programs that tests start find the package that is installed, not the source folder they stand in.
 os.environ["PYTHONSAFEPATH"] = "1"
