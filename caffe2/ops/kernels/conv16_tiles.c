@@ -33,7 +33,8 @@ typedef struct {
     long y_image;
     long images, rows; /* of a part, at most */
     int halves;        /* of the input channels, 1 or 2 */
-    float* partial;    /* sums of each, as large as y, where parts have a half only; else NULL */
+    float* partial;    /* sums of each, laid out as y, where parts have a half only; else NULL */
+    long sums;         /* floats of each */
 } plan_t;
 
 /* The split band of a part: rows and columns of the result, lines as they lie. */
@@ -240,7 +241,7 @@ static int run_part(const plan_t* p, const part16_t* part, int half, long number
         t.b.rows = 1;
     }
     t.x = x;
-    t.y = p->partial ? p->partial + MAX(0, half) * p->y_image : p->y;
+    t.y = p->partial ? p->partial + half * p->sums : p->y;
     t.y += part->image_0 * p->y_image + part->down_0 * c->out[1] * 16;
     t.halves = half < 0 ? p->halves : 1;
     for (long h = 0, from = 0; h < t.halves; h++) {
@@ -344,15 +345,14 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
     p.rows = DIVIDE_UP(c->out[0], n.bands);
 
     const long padded = 16 * BLOCKS(c->out_channels);
-    const long sums = apart ? padded * pixels : 0;
-    float* bias = kernels_scratch(0, (2 * padded + 2 * sums) * sizeof(float));
+    p.sums = apart ? padded * pixels : 0;
+    float* bias = kernels_scratch(0, 2 * (padded + p.sums) * sizeof(float));
     if (!bias) return -1;
     int32_t* keep = (int32_t*)(bias + padded);
     pad_bias(c, e, bias, keep);
     p.bias = bias;
     p.keep = keep;
     p.partial = apart ? (float*)(keep + padded) : NULL;
-    if (apart) p.y_image = sums;
     int failed = 0;
     const long count = c->group * COUNT(n) * (apart ? 2 : 1);
     stretch_t work[nth];
@@ -371,7 +371,8 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
 #pragma omp for schedule(static) nowait
             for (long block = 0; block < padded / 16; block++) {
                 const long at = block * pixels * 16;
-                finish_run(&p, 1, block * 16, p.partial + at, p.partial + sums + at, pixels, y + at);
+                finish_run(&p, 1, block * 16, p.partial + at, p.partial + p.sums + at, pixels,
+                           y + at);
             }
         }
     }

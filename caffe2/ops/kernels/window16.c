@@ -19,6 +19,12 @@ typedef struct {
     i32 keep;
 } window_t;
 
+/* One result of a filter. */
+INLINE void put(const window_t* g, f32 a, float* y) {
+    if (g->has_residual) a += *(const f32*)(y + g->residual);
+    *(f32*)y = (f32)((i32)clip(a, g->low, g->high) & g->keep);
+}
+
 /* The results of `pixels` windows side by side, from the taps in rows r0..r1 and columns s0..s1. */
 INLINE void windows(const int kind, const int pixels, const int stride, const window_t* g, int r0,
                     int r1, int s0, int s1, const float* x, float* y) {
@@ -46,13 +52,8 @@ UNROLL
     const f32 bias = kind == FILTER ? *(const f32*)g->bias : (f32){0};
 UNROLL
     for (int p = 0; p < pixels; p++, y += 16) {
-        f32 a = sum[p];
-        if (kind == FILTER) {
-            a += bias;
-            if (g->has_residual) a += *(const f32*)(y + g->residual);
-            a = clip(a, g->low, g->high);
-        } else if (kind == MEAN) a /= (float)count;
-        *(f32*)y = (f32)((i32)a & g->keep);
+        if (kind == FILTER) put(g, sum[p] + bias, y);
+        else *(f32*)y = (f32)((i32)(kind == MEAN ? sum[p] / (float)count : sum[p]) & g->keep);
     }
 }
 
@@ -83,12 +84,6 @@ INLINE void row(const int kind, const int stride, const int kw, const int dw, co
             o++;
         }
     }
-}
-
-/* One result of a filter. */
-INLINE void put(const window_t* g, f32 a, float* y) {
-    if (g->has_residual) a += *(const f32*)(y + g->residual);
-    *(f32*)y = (f32)((i32)clip(a, g->low, g->high) & g->keep);
 }
 
 /* Two rows of windows of 3x3 filters, stride 1, none of which reaches above or below the image: each

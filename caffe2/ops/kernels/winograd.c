@@ -291,7 +291,7 @@ int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* pa
     const long count = blocks * chunks;
     stretch_t work[nth];
     share_out(count, nth, work);
-#pragma omp parallel num_threads(nth) if (nth > 1) reduction(| : failed)
+#pragma omp parallel num_threads(nth) if (nth > 1)
     {
         float* v = kernels_scratch(1, bytes);
         float* m = v + s2 * p.v_step;
@@ -301,10 +301,8 @@ int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* pa
             const long first = b * p.block, tiles = MIN(p.block, p.tiles - first);
             const part_t part = {chunk * wides / chunks * wide,
                                  MIN(out, (chunk + 1) * wides / chunks * wide)};
-            if (!v) {
-                failed = 1;
-                continue;
-            }
+            note(&failed, !v);
+            if (!v) continue;
             if (b != transformed) transform_any(&p, t, in, first, tiles, v);
             transformed = b;
             for (long k = 0; k < s2; k++) multiply(&p, t, k, &part, tiles, v, m);
