@@ -8,7 +8,11 @@
  * each turn, and sleeps after PATIENCE. A thread that has not begun when the caller is done, because
  * it is not let run, is not waited for: the caller does its part.
  *
- * Several threads may run regions at once; each holds those of the pool that are free. */
+ * Several threads may run regions at once; each holds those of the pool that are free.
+ *
+ * What one thread writes and another looks at costs 0.1 us each time it changes sides. So callers write
+ * one line of a worker, and the worker another: regions are numbered, region k is begun when `answer`
+ * goes from 2k - 2 to 2k - 1, and done when it is 2k. */
 #define _GNU_SOURCE
 #include "team.h"
 
@@ -22,8 +26,7 @@
 #define LOOKS 200      /* for work or for others, before these are let go first, */
 #define YIELDS 200     /* and before a nap */
 #define PATIENCE .0005 /* seconds */
-
-enum { FREE, HELD, POSTED, RUNNING, DONE };
+#define STACK 2048     /* bytes of a caller's stack that its regions are likely to read */
 
 /* A region, in its caller's memory. */
 typedef struct {
@@ -31,13 +34,13 @@ typedef struct {
 } region_t;
 
 typedef struct {
-    /* one cache line, which goes to and fro */
-    _Alignas(128) atomic_int state;
+    _Alignas(128) atomic_ulong posted; /* by the caller: the region's number */
     int rank, size;
     void (*f)(void*);
     void* data;
     region_t* region;
-    _Alignas(128) atomic_int asleep;
+    _Alignas(128) atomic_ulong answer; /* by the worker */
+    _Alignas(128) atomic_int held, asleep;
     pthread_mutex_t lock;
     pthread_cond_t wake;
 } worker_t;
@@ -74,35 +77,38 @@ static double now(void) {
     return t.tv_sec + 1e-9 * t.tv_nsec;
 }
 
-static void await_work(worker_t* w) {
+/* The number of the next region after `last`. */
+static unsigned long await_work(worker_t* w, unsigned long last) {
+    unsigned long number;
     int looks = 0;
     double start = 0;
-    while (atomic_load_explicit(&w->state, memory_order_relaxed) != POSTED) {
+    while ((number = atomic_load_explicit(&w->posted, memory_order_acquire)) == last) {
         if (++looks < LOOKS) pause_a_little();
         else if (start == 0) start = now();
         else if (now() - start < PATIENCE) sched_yield();
         else {
             pthread_mutex_lock(&w->lock);
             atomic_store(&w->asleep, 1);
-            while (atomic_load(&w->state) != POSTED) pthread_cond_wait(&w->wake, &w->lock);
+            while (atomic_load(&w->posted) == last) pthread_cond_wait(&w->wake, &w->lock);
             atomic_store(&w->asleep, 0);
             pthread_mutex_unlock(&w->lock);
         }
     }
+    return number;
 }
 
 static void* work(void* p) {
     worker_t* w = p;
-    for (;;) {
-        await_work(w);
-        int posted = POSTED;
-        if (!atomic_compare_exchange_strong(&w->state, &posted, RUNNING)) continue;
+    for (unsigned long number = 0;;) {
+        number = await_work(w, number);
+        unsigned long answer = 2 * number - 2;
+        if (!atomic_compare_exchange_strong(&w->answer, &answer, 2 * number - 1)) continue;
         me.rank = w->rank;
         me.size = w->size;
         me.region = w->region;
         w->f(w->data);
         me.size = 0;
-        atomic_store_explicit(&w->state, DONE, memory_order_release);
+        atomic_store_explicit(&w->answer, 2 * number, memory_order_release);
     }
     return NULL;
 }
@@ -128,7 +134,9 @@ static worker_t* hire(void) {
         pthread_mutex_init(&w->lock, NULL);
         pthread_cond_init(&w->wake, NULL);
         atomic_store(&w->asleep, 0);
-        atomic_store(&w->state, HELD);
+        atomic_store(&w->posted, 0);
+        atomic_store(&w->answer, 0);
+        atomic_store(&w->held, 1);
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
         if (pthread_create(&thread, NULL, work, w)) w = NULL;
@@ -147,9 +155,8 @@ static int hold(int n, worker_t** held) {
     int have = 0;
     const int all = atomic_load_explicit(&count, memory_order_acquire);
     for (int i = 0; i < all && have < n; i++) {
-        int state = FREE;
-        if (atomic_load_explicit(&workers[i].state, memory_order_relaxed) == FREE &&
-            atomic_compare_exchange_strong(&workers[i].state, &state, HELD))
+        if (!atomic_load_explicit(&workers[i].held, memory_order_relaxed) &&
+            !atomic_exchange(&workers[i].held, 1))
             held[have++] = workers + i;
     }
     for (worker_t* w; have < n && (w = hire()); have++) held[have] = w;
@@ -157,7 +164,7 @@ static int hold(int n, worker_t** held) {
 }
 
 static void post(worker_t* w) {
-    atomic_store(&w->state, POSTED);
+    atomic_store(&w->posted, atomic_load_explicit(&w->posted, memory_order_relaxed) + 1);
     if (!atomic_load(&w->asleep)) return;
     pthread_mutex_lock(&w->lock);
     pthread_cond_signal(&w->wake);
@@ -184,16 +191,22 @@ void caffe2_team_run(void (*f)(void*), void* data, unsigned size) {
         post(w);
     }
     f(data);
+    /* what others have read comes back before the next operator writes it */
+    for (int i = 0; n && i < STACK; i += 64)
+        __builtin_prefetch((char*)__builtin_frame_address(0) + i, 1);
     for (int i = 0; i < n; i++) {
         worker_t* w = held[i];
-        int state = POSTED, looks = 0;
-        if (atomic_compare_exchange_strong(&w->state, &state, HELD)) {
+        const unsigned long number = atomic_load_explicit(&w->posted, memory_order_relaxed);
+        unsigned long answer = atomic_load_explicit(&w->answer, memory_order_acquire);
+        if (answer == 2 * number - 2 &&
+            atomic_compare_exchange_strong(&w->answer, &answer, 2 * number)) {
             me.rank = i + 1; /* it cannot meet a barrier: the caller has passed all of them */
             f(data);
         } else
-            while (atomic_load_explicit(&w->state, memory_order_acquire) != DONE)
+            for (int looks = 0;
+                 atomic_load_explicit(&w->answer, memory_order_acquire) != 2 * number;)
                 wait_a_little(&looks);
-        atomic_store_explicit(&w->state, FREE, memory_order_release);
+        atomic_store_explicit(&w->held, 0, memory_order_release);
     }
     me.rank = rank;
     me.size = outer;
