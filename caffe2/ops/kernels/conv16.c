@@ -66,7 +66,7 @@ UNROLL
     }
 UNROLL
     for (int v = 0; v < vectors; v++) {
-        const f32 bias = kind == TILE_PLAIN ? (f32){0} : *(const f32*)(f->bias + v * LANES);
+        const f32 bias = kind == TILE_PLAIN ? (f32){0} : f->bias[v];
 UNROLL
         for (int p = 0; p < pixels; p++) {
             float* q = y + v * f->vector + (p < columns ? p * 16 : f->row + (p - columns) * 16);
@@ -75,7 +75,7 @@ UNROLL
                 s += bias;
                 if (f->has_residual) s += *(const f32*)(q + f->residual);
                 s = clip(s, f->low, f->high);
-                if (f->keep) s = (f32)((i32)s & *(const i32*)(f->keep + v * LANES));
+                if (!f->whole) s = (f32)((i32)s & f->lanes[v]);
             }
             *(f32*)q = s;
         }
@@ -242,8 +242,6 @@ typedef struct {
     reduction_t sum;
     finish_t finish;
     const float* bias;
-    const int32_t* keep;
-    const float* residual;
 } plan_t;
 
 static long first_row(const plan_t* p, long down) {
@@ -348,9 +346,11 @@ static int run_part(const plan_t* p, const part16_t* part, long down, long band,
         const int vectors = (int)MIN(2, (padded - first) / LANES);
         const float* w = p->packed + (part->group * padded + first) * p->depth * taps;
         finish_t finish = p->finish;
-        finish.bias = p->bias + channel;
-        finish.keep = channel + PANEL > c->out_channels && c->out_channels % 16 ? p->keep + channel
-                                                                               : NULL;
+        finish.whole = channel + PANEL <= c->out_channels || c->out_channels % 16 == 0;
+        for (int v = 0; v < 2; v++) {
+            finish.bias[v] = bias_at(c, p->bias, channel + v * LANES);
+            finish.lanes[v] = lanes_at(c, channel + v * LANES);
+        }
         const long steps = p->depth * taps, width = vectors * LANES;
         long pass = 0;
         for (long n = part->image_0; n < part->image_1; n++) {
@@ -406,7 +406,8 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
                   const epilogue16_t* e, float* y, int nth) {
     const long pixels = (long)c->out[0] * c->out[1], out = c->out_channels / c->group;
     const long kh = c->kernel[0], kw = c->kernel[1], taps = kh * kw;
-    plan_t p = {.c = c, .x = x, .packed = packed, .y = y, .step = step, .y_image = y_image(c, e)};
+    plan_t p = {.c = c, .x = x, .packed = packed, .y = y, .step = step, .bias = e->bias,
+                .y_image = y_image(c, e)};
     p.depth = c->channels / c->group;
     p.blocks = DIVIDE_UP(p.depth, step);
     p.panels = DIVIDE_UP(16 * BLOCKS(out), PANEL);
@@ -444,15 +445,8 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
         p.row = c->stride[0] * line;
         p.block = c->size[0] * line;
     }
-    const long padded = 16 * BLOCKS(c->out_channels);
-    long* at = kernels_scratch(0, padded * 8 + p.blocks * taps * sizeof(long) + 64);
+    long* at = kernels_scratch(0, p.blocks * taps * sizeof(long) + 64);
     if (!at) return -1;
-    float* bias = (float*)at;
-    int32_t* keep = (int32_t*)(bias + padded);
-    at = (long*)(keep + padded);
-    pad_bias(c, e, bias, keep);
-    p.bias = bias;
-    p.keep = keep;
     p.sum = (reduction_t){.taps = p.blocks * taps, .full = p.depth / 16 * taps,
                           .tail = (int)(p.depth % 16), .at = at};
     for (long block = 0; block < p.blocks; block++)
@@ -509,9 +503,10 @@ int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
     int direct = CONV16_DIRECT;
     double cycles = direct_cycles(c);
 #ifdef __AMX_BF16__
-    if (conv16_tiles_cycles(c) < cycles) {
+    const double tiles_cycles = conv16_tiles_cycles(c);
+    if (tiles_cycles < cycles) {
         direct = CONV16_TILES;
-        cycles = conv16_tiles_cycles(c);
+        cycles = tiles_cycles;
     }
 #endif
     if (!winograd || c->group > 1 || c->channels < 16 || out < 16) return direct;

@@ -44,9 +44,10 @@ static inline void fetch_later(reduction_t* r, const float* next, long width, lo
 
 /* Where the sums of a panel go. */
 typedef struct {
-    const float* bias;   /* of the panel */
-    const int32_t* keep; /* lanes of the panel that are channels; NULL: all */
-    long residual;       /* from y; has_residual tells if there is one */
+    f32 bias[2];  /* of the panel's vectors */
+    i32 lanes[2]; /* that are channels */
+    int whole;    /* all of them are */
+    long residual; /* from y; has_residual tells if there is one */
     int has_residual;
     long row, vector; /* floats between tile rows, between vectors */
     float low, high;
@@ -149,14 +150,15 @@ static inline part16_t part_of(const conv16_t* c, const parts_t* n, long i, long
     };
 }
 
-/* The bias, and which lanes are channels, of whole blocks of output channels. */
-static inline void pad_bias(const conv16_t* c, const epilogue16_t* e, float* bias, int32_t* keep) {
-    const size_t channels = c->out_channels, rest = 16 * BLOCKS(c->out_channels) - channels;
-    if (e->bias) memcpy(bias, e->bias, channels * sizeof(float));
-    else memset(bias, 0, channels * sizeof(float));
-    memset(bias + channels, 0, rest * sizeof(float));
-    memset(keep, -1, channels * sizeof(int32_t));
-    memset(keep + channels, 0, rest * sizeof(int32_t));
+/* Which lanes of the vector of output channels from `channel` on are channels, and their bias. Read
+ * by the thread that needs it: what another one has just written takes longer to come. */
+INLINE i32 lanes_at(const conv16_t* c, long channel) {
+    return i32_first(MAX(0, MIN(LANES, c->out_channels - channel)));
+}
+
+INLINE f32 bias_at(const conv16_t* c, const float* bias, long channel) {
+    if (!bias) return (f32){0};
+    return f32_load(bias + channel, f32_first(MAX(0, MIN(LANES, c->out_channels - channel))));
 }
 
 /* Floats from one image of y to the next. */

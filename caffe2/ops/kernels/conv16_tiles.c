@@ -22,9 +22,8 @@
 
 typedef struct {
     const conv16_t* c;
-    const float *x, *bias;
+    const float* x;
     const char* packed;
-    const int32_t* keep;
     float* y;
     epilogue16_t e;
     axis_t down, across;
@@ -33,8 +32,7 @@ typedef struct {
     long y_image;
     long images, rows; /* of a part, at most */
     int halves;        /* of the input channels, 1 or 2 */
-    float* partial;    /* sums of each, laid out as y, where parts have a half only; else NULL */
-    long sums;         /* floats of each */
+    float* sums[2];    /* over each, laid out as y, where parts have a half only; else NULL */
 } plan_t;
 
 /* The split band of a part: rows and columns of the result, lines as they lie. */
@@ -132,8 +130,8 @@ INLINE void finish_run(const plan_t* p, int n, long channel, const float* sums, 
     const int add = p->e.residual != NULL, keep = channel + n * 16 > p->c->out_channels;
     const float low = p->e.low, high = p->e.high;
     for (int j = 0; j < n; j++, y += plane) {
-        const f32 bias = *(const f32*)(p->bias + channel + j * 16);
-        const i32 lanes = *(const i32*)(p->keep + channel + j * 16);
+        const f32 bias = bias_at(p->c, p->e.bias, channel + j * 16);
+        const i32 lanes = lanes_at(p->c, channel + j * 16);
 #pragma GCC unroll 4
         for (long i = 0; i < pixels; i++) {
             f32 s = *(const f32*)(sums + j * 256 + i * 16);
@@ -176,7 +174,7 @@ static void finish(work_t* t) {
                 }
                 const float* sums = t->sums[0] + tile * n * 256 + i * 16;
                 float* to = y + image * p->y_image + (row * p->c->out[1] + column) * 16;
-                if (p->partial)
+                if (p->sums[0])
                     for (int j = 0; j < n; j++)
                         memcpy(to + j * plane, sums + j * 256, run * 16 * sizeof(float));
                 else
@@ -215,6 +213,8 @@ static void all_tiles(work_t* t, const int n, const char* w, long channel) {
     /* The next panel; few passes would be slowed by it. */
     t->later = (amx_later_t){w + t->p->pairs * t->p->taps * lines * 64,
                              passes < 4 ? 0 : DIVIDE_UP(lines, passes)};
+    if (t->p->e.bias)
+        for (int j = 0; j < n; j++) __builtin_prefetch(t->p->e.bias + channel + j * 16);
     for (long k = 0; k < (on ? 1 : b->images); k++) {
         const long end = on ? all : k * b->image + image;
         for (long at = k * b->image; at < end; at += 2 * AMX_ROWS)
@@ -241,7 +241,7 @@ static int run_part(const plan_t* p, const part16_t* part, int half, long number
         t.b.rows = 1;
     }
     t.x = x;
-    t.y = p->partial ? p->partial + half * p->sums : p->y;
+    t.y = p->sums[0] ? p->sums[half] : p->y;
     t.y += part->image_0 * p->y_image + part->down_0 * c->out[1] * 16;
     t.halves = half < 0 ? p->halves : 1;
     for (long h = 0, from = 0; h < t.halves; h++) {
@@ -345,24 +345,22 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
     p.rows = DIVIDE_UP(c->out[0], n.bands);
 
     const long padded = 16 * BLOCKS(c->out_channels);
-    p.sums = apart ? padded * pixels : 0;
-    float* bias = kernels_scratch(0, 2 * (padded + p.sums) * sizeof(float));
-    if (!bias) return -1;
-    int32_t* keep = (int32_t*)(bias + padded);
-    pad_bias(c, e, bias, keep);
-    p.bias = bias;
-    p.keep = keep;
-    p.partial = apart ? (float*)(keep + padded) : NULL;
+    for (int half = 0; half < 2 && apart; half++) {
+        p.sums[half] = kernels_scratch(half ? 3 : 0, padded * pixels * sizeof(float));
+        if (!p.sums[half]) return -1;
+    }
     int failed = 0;
     const long count = c->group * COUNT(n) * (apart ? 2 : 1);
     stretch_t work[nth];
     share_out(count, nth, work);
-#pragma omp parallel num_threads(nth) if (nth > 1)
+#pragma omp parallel num_threads(nth) if (nth > 1) firstprivate(p, n)
     {
+        const conv16_t here = *c; /* copies come at once, what is behind pointers one by one */
+        p.c = &here;
         amx_begin();
         for (long i = -1, split = -1; (i = take(i, count, nth, work)) >= 0;) {
             const int half = apart ? (int)(i / COUNT(n)) : -1;
-            const part16_t part = part_of(c, &n, apart ? i % COUNT(n) : i, c->out[0], p.panels);
+            const part16_t part = part_of(&here, &n, apart ? i % COUNT(n) : i, c->out[0], p.panels);
             note(&failed, run_part(&p, &part, half, i / n.chunks, &split));
         }
         amx_end();
@@ -371,8 +369,7 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
 #pragma omp for schedule(static) nowait
             for (long block = 0; block < padded / 16; block++) {
                 const long at = block * pixels * 16;
-                finish_run(&p, 1, block * 16, p.partial + at, p.partial + p.sums + at, pixels,
-                           y + at);
+                finish_run(&p, 1, block * 16, p.sums[0] + at, p.sums[1] + at, pixels, y + at);
             }
         }
     }

@@ -58,6 +58,17 @@ typedef int64_t i64 __attribute__((vector_size(VECTOR_BYTES)));
 #define SHUFFLE(index, n, a, b, m, q) __builtin_shuffle(a, b, (index)CAT(LANES_, n)(m, q))
 #endif
 
+/* Ones in the first n lanes. */
+INLINE i32 i32_first(long n) {
+#if VECTOR_BYTES == 64
+    return (i32)_mm512_movm_epi32((__mmask16)((1u << n) - 1));
+#elif VECTOR_BYTES == 32
+    return (i32){0, 1, 2, 3, 4, 5, 6, 7} < (int32_t)n;
+#else
+    return (i32){0, 1, 2, 3} < (int32_t)n;
+#endif
+}
+
 /* The larger of two; b where one of them is NaN. */
 INLINE f32 f32_max(f32 a, f32 b) {
 #if VECTOR_BYTES == 64

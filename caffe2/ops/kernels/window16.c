@@ -12,17 +12,18 @@ enum { FILTER, MAXIMUM, MEAN };
 
 typedef struct {
     const conv16_t* c;
-    const float *w, *bias; /* of the lanes at hand */
+    const float* w; /* of the lanes at hand */
+    f32 bias;
     ptrdiff_t residual;    /* from y */
     int has_residual, whole; /* whole: the mean counts the border */
     float low, high;
-    i32 keep;
+    i32 lanes; /* that are channels */
 } window_t;
 
 /* One result of a filter. */
 INLINE void put(const window_t* g, f32 a, float* y) {
     if (g->has_residual) a += *(const f32*)(y + g->residual);
-    *(f32*)y = (f32)((i32)clip(a, g->low, g->high) & g->keep);
+    *(f32*)y = (f32)((i32)clip(a, g->low, g->high) & g->lanes);
 }
 
 /* The results of `pixels` windows side by side, from the taps in rows r0..r1 and columns s0..s1. */
@@ -49,11 +50,11 @@ UNROLL
     }
     const long seen = MAX(1, (r1 - r0) * (long)(s1 - s0));
     const long count = g->whole ? (long)c->kernel[0] * c->kernel[1] : seen;
-    const f32 bias = kind == FILTER ? *(const f32*)g->bias : (f32){0};
+    const f32 bias = g->bias;
 UNROLL
     for (int p = 0; p < pixels; p++, y += 16) {
         if (kind == FILTER) put(g, sum[p] + bias, y);
-        else *(f32*)y = (f32)((i32)(kind == MEAN ? sum[p] / (float)count : sum[p]) & g->keep);
+        else *(f32*)y = (f32)((i32)(kind == MEAN ? sum[p] / (float)count : sum[p]) & g->lanes);
     }
 }
 
@@ -91,7 +92,7 @@ INLINE void row(const int kind, const int stride, const int kw, const int dw, co
 INLINE void two_rows(const window_t* g, const float* x, int oy, float* y) {
     const conv16_t* c = g->c;
     const long line = 16l * c->size[1], to = 16l * c->out[1];
-    const f32 bias = *(const f32*)g->bias;
+    const f32 bias = g->bias;
     f32 w[9], sum[2][3];
 UNROLL
     for (int i = 0; i < 9; i++) w[i] = *(const f32*)(g->w + 16 * i);
@@ -135,22 +136,23 @@ INLINE void rows(const int kind, const int stride, const int kw, const int dw, c
     }
 }
 
-INLINE void each(const int kind, const conv16_t* c, const float* x, const float* w,
-                 const epilogue16_t* e, int whole, float* y, int nth) {
-    const long blocks = BLOCKS(c->channels);
-    const long taps = (long)c->kernel[0] * c->kernel[1], out = (long)c->out[0] * c->out[1];
-    const long size = (long)c->size[0] * c->size[1];
-    const long y_step = kind == FILTER ? y_image(c, e) : blocks * out * 16;
-    nth = threads_for(4. * c->batch * c->channels * out * taps, nth);
+INLINE void each(const int kind, conv16_t shape, const float* x, const float* w, epilogue16_t e,
+                 int whole, float* y, int nth) {
+    const long blocks = BLOCKS(shape.channels);
+    const long taps = (long)shape.kernel[0] * shape.kernel[1], out = (long)shape.out[0] * shape.out[1];
+    const long size = (long)shape.size[0] * shape.size[1];
+    const long y_step = kind == FILTER ? y_image(&shape, &e) : blocks * out * 16;
+    nth = threads_for(4. * shape.batch * shape.channels * out * taps, nth);
     /* Convolutions divide large images by rows, others by channels: threads keep what they wrote. */
-    const int by_rows = c->channels <= size;
-    const long most = by_rows && c->batch == 1 ? DIVIDE_UP(c->out[0], nth) : c->out[0];
-    const long bands = DIVIDE_UP(c->out[0], MAX(1, MIN(BAND, most)));
-    const long count = c->batch * blocks * bands;
+    const int by_rows = shape.channels <= size;
+    const long most = by_rows && shape.batch == 1 ? DIVIDE_UP(shape.out[0], nth) : shape.out[0];
+    const long bands = DIVIDE_UP(shape.out[0], MAX(1, MIN(BAND, most)));
+    const long count = shape.batch * blocks * bands;
     stretch_t work[nth];
     share_out(count, nth, work);
-#pragma omp parallel num_threads(nth) if (nth > 1)
+#pragma omp parallel num_threads(nth) if (nth > 1) firstprivate(shape, e)
     for (long k = -1; (k = take(k, count, nth, work)) >= 0;) {
+        const conv16_t* c = &shape;
         const long n = k / (blocks * bands), in_image = k % (blocks * bands);
         const long i = !by_rows ? k : (n * blocks + in_image % blocks) * bands + in_image / blocks;
         const long band = i % bands, block = i / bands % blocks;
@@ -159,20 +161,14 @@ INLINE void each(const int kind, const conv16_t* c, const float* x, const float*
             const long channel = 16 * block + lane;
             const float* px = x + i / bands * size * 16 + lane;
             float* py = y + i / bands / blocks * y_step + block * out * 16 + lane;
-            float bias[LANES] __attribute__((aligned(64)));
-            window_t g = {.c = c, .whole = whole};
-            for (int l = 0; l < LANES; l++) {
-                const int exists = channel + l < c->channels;
-                g.keep[l] = -exists;
-                bias[l] = kind == FILTER && e->bias && exists ? e->bias[channel + l] : 0;
-            }
+            window_t g = {.c = c, .lanes = lanes_at(c, channel), .whole = whole};
             if (kind == FILTER) {
                 g.w = w + block * taps * 16 + lane;
-                g.bias = bias;
-                g.has_residual = e->residual != 0;
-                g.residual = e->residual ? e->residual - y : 0;
-                g.low = e->low;
-                g.high = e->high;
+                g.bias = bias_at(c, e.bias, channel);
+                g.has_residual = e.residual != 0;
+                g.residual = e.residual ? e.residual - y : 0;
+                g.low = e.low;
+                g.high = e.high;
             }
             if (c->kernel[1] == 3 && c->dilation[1] == 1 && c->stride[1] == 1)
                 rows(kind, 1, 3, 1, &g, px, from, to, py);
@@ -185,12 +181,13 @@ INLINE void each(const int kind, const conv16_t* c, const float* x, const float*
 
 void CAT(depthwise16, ISA)(const conv16_t* c, const float* x, const float* packed,
                            const epilogue16_t* e, float* y, int nth) {
-    each(FILTER, c, x, packed, e, 0, y, nth);
+    each(FILTER, *c, x, packed, *e, 0, y, nth);
 }
 
 void CAT(pool16, ISA)(const conv16_t* c, int mode, const float* x, float* y, int nth) {
-    if (mode == POOL16_MAX) each(MAXIMUM, c, x, 0, 0, 0, y, nth);
-    else each(MEAN, c, x, 0, 0, mode == POOL16_AVERAGE_PAD, y, nth);
+    const epilogue16_t none = {0};
+    if (mode == POOL16_MAX) each(MAXIMUM, *c, x, 0, none, 0, y, nth);
+    else each(MEAN, *c, x, 0, none, mode == POOL16_AVERAGE_PAD, y, nth);
 }
 
 void CAT(mean16, ISA)(long batch, int channels, long pixels, const float* x, float* y, int nth) {

@@ -21,7 +21,6 @@
 typedef struct {
     const conv16_t* c;
     const float *x, *packed, *bias, *residual;
-    const int32_t* keep;
     float *y, low, high;
     long down, across, tiles; /* of one image; of all */
     long block;               /* tiles that are processed at once */
@@ -197,8 +196,8 @@ INLINE void finish(const int t, const int stride, const plan_t* p, long block, p
     const long to = at.image * p->y_image + (block * c->out[0] + at.y) * row + at.x * 16;
     for (int lane = 0; lane < 16; lane += LANES) {
         f32 e[4 * MAX_SIDE], o[16];
-        const f32 bias = *(const f32*)(p->bias + block * 16 + lane);
-        const i32 keep = *(const i32*)(p->keep + block * 16 + lane);
+        const f32 bias = bias_at(c, p->bias, block * 16 + lane);
+        const i32 lanes = lanes_at(c, block * 16 + lane);
         const long step = p->m_step / LANES;
         const f32* q = (const f32*)(m + lane);
 UNROLL
@@ -211,7 +210,7 @@ UNROLL
         f32 a = o[i * t + j] + bias;                                                 \
         if (p->residual) a += *(const f32*)(p->residual + offset);                   \
         a = clip(a, p->low, p->high);                                                \
-        *(f32*)(p->y + offset) = (f32)((i32)a & keep);                               \
+        *(f32*)(p->y + offset) = (f32)((i32)a & lanes);                              \
     } while (0)
         if (rows == t && columns == t)
 UNROLL
@@ -254,8 +253,8 @@ int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* pa
                        const epilogue16_t* e, float* y, int nth) {
     const long in = BLOCKS(c->channels), out = BLOCKS(c->out_channels);
     const long side = SIDE(t, c->stride[0]), s2 = side * side, kinds = (t + 2l) * (t + 2);
-    plan_t p = {.c = c, .x = x, .packed = packed, .residual = e->residual, .y = y, .low = e->low,
-                .high = e->high, .y_image = y_image(c, e)};
+    plan_t p = {.c = c, .x = x, .packed = packed, .bias = e->bias, .residual = e->residual, .y = y,
+                .low = e->low, .high = e->high, .y_image = y_image(c, e)};
     p.down = DIVIDE_UP(c->out[0], t);
     p.across = DIVIDE_UP(c->out[1], t);
     p.tiles = c->batch * p.down * p.across;
@@ -277,14 +276,9 @@ int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* pa
     p.m_step = DIVIDE_UP(wides, chunks) * wide * p.block * 16 + 16;
     const size_t bytes = s2 * (p.v_step + p.m_step) * sizeof(float);
 
-    float* bias = kernels_scratch(0, out * 16 * 8 + in * sizeof(long));
-    if (!bias) return -1;
-    int32_t* keep = (int32_t*)(bias + out * 16);
-    long* at = (long*)(keep + out * 16);
-    pad_bias(c, e, bias, keep);
+    long* at = kernels_scratch(0, in * sizeof(long));
+    if (!at) return -1;
     for (long i = 0; i < in; i++) at[i] = i * p.block * 16;
-    p.bias = bias;
-    p.keep = keep;
     p.at = at;
 
     int failed = 0;
