@@ -148,9 +148,9 @@ cdef int resize(tensor_t* t, int ndim, const int64_t* shape, int dtype) except -
             raise ValueError(f"no tensor can hold {dtype_name(dtype)}")
     n = count(ndim, shape, dtype)
     nbytes = n * itemsize(dtype)
-    # data differs from the storage's start only in a view into somebody else's memory
-    if s == NULL or t.layout == DEVICE or (s.strings != 0) != (dtype == STRING) or s.data != t.data or (
-            s.capacity < nbytes):
+    # data of plain tensors differs from the storage's start only in a view into somebody else's memory
+    if s == NULL or t.layout == DEVICE or (s.strings != 0) != (dtype == STRING) or (
+            s.data != t.data and t.layout != BLOCKED) or s.capacity < nbytes:
         s = allocate(nbytes, dtype == STRING)
         old = t.storage
     lock_storage()
@@ -235,6 +235,10 @@ cdef int resize_blocked(tensor_t* t, const int64_t* shape) except -1 nogil:
         clear(t)
     resize(t, 4, padded, FLOAT)
     lock_storage()
+    # Operators divide these among threads by channels. Where blobs of several sizes share memory, two threads find in
+    # their caches the halves that they wrote before, if all lie around the same place.
+    if shape[1] > shape[2] * shape[3]:
+        t.data = <char*>t.data + (t.storage.capacity - t.size * sizeof(float)) // 128 * 64
     t.layout = BLOCKED
     t.shape[1] = shape[1]
     t.size = shape[0] * shape[1] * shape[2] * shape[3]
@@ -537,18 +541,32 @@ cdef int from_numpy(tensor_t* t, object array) except -1:
             set_string(t, j, v)
         return 0
     resize(t, cnp.PyArray_NDIM(a), shape, dtype)
-    copy_in(<char*>t.data, <const char*>cnp.PyArray_DATA(a), t.size * itemsize(dtype))
+    copy_in(<char*>t.data, <const char*>cnp.PyArray_DATA(a), t.size * itemsize(dtype), pieces(t))
     return 0
 
 
-cdef void copy_in(char* to, const char* source, int64_t n) noexcept nogil:
-    """Copy bytes; each thread copies the part that it is likely to read first, and is awake when a net starts."""
+cdef int64_t pieces(const tensor_t* t) noexcept nogil:
+    """How many pieces there are that operators divide among threads: the planes of a single image, by rows."""
+    return t.shape[1] if t.ndim == 4 and t.shape[0] == 1 and t.shape[2] * t.shape[3] > 4096 else 1
+
+
+cdef void copy_in(char* to, const char* source, int64_t n, int64_t count) noexcept nogil:
+    """Copy bytes; of each piece, each thread copies the part that it is likely to read first, and is awake when a net
+    starts."""
     cdef int i, nth = num_threads(n // sizeof(float))
+    cdef int64_t piece = n // count
     if nth == 1 or to < source + n and source < to + n:
         memmove(to, source, n)
         return
     for i in prange(nth, num_threads=nth, schedule="static"):
-        memcpy(to + n * i // nth, source + n * i // nth, n * (i + 1) // nth - n * i // nth)
+        copy_part(to, source, count, piece, piece * i // nth, piece * (i + 1) // nth)
+
+
+cdef void copy_part(char* to, const char* source, int64_t count, int64_t piece, int64_t first,
+                    int64_t last) noexcept nogil:
+    cdef int64_t i
+    for i in range(count):
+        memcpy(to + i * piece + first, source + i * piece + first, last - first)
 
 
 # ---------------------------------------------------------------- Tensor

@@ -35,6 +35,15 @@ def test_large_arrays_are_fed_also_from_the_blob_itself():
     np.testing.assert_array_equal(workspace.FetchBlob("x"), a[1:])
 
 
+@pytest.mark.parametrize("shape", [
+    (1, 3, 301, 299), (2, 3, 201, 199), (1, 200_000, 1, 1), (1, 7, 65, 65, 5), (1, 0, 999, 9)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "float64"])
+def test_images_are_fed(shape, dtype):
+    a = np.random.default_rng(0).integers(0, 250, shape).astype(dtype)
+    workspace.FeedBlob("x", a)
+    np.testing.assert_array_equal(workspace.FetchBlob("x"), a)
+
+
 @given(arrays)
 def test_any_layout_is_fed(a):
     for b in (a.T, a[..., ::-1] if a.ndim else a, np.asfortranarray(a)):

@@ -377,6 +377,27 @@ def test_another_net_reads_blocked_tensors():
         workspace.FetchBlob("again"), want["b"] - c.feeds["b_b"][:, None, None], rtol=1e-3, atol=1e-4)
 
 
+def test_a_blob_takes_images_of_several_sizes():
+    """As blobs that share memory do; where in it they lie depends on size, channels and layout."""
+    c = Chain(1, 16, 20, 20)
+    shared = core.Net("shared")
+    for net, x, y in ((c.net, "{}", "{}"), (shared, "m", "n")):
+        net.Conv(["x", "a_w"], x.format("a"), kernel=1)
+        net.Conv([x.format("a"), "b_w"], y.format("b"), kernel=3, stride=4, pad=1)
+        net.Conv([y.format("b"), "c_w"], x.format("c"), kernel=1)
+        net.Relu(x.format("c"), x.format("c"))
+        net.Conv([x.format("c"), "d_w"], y.format("d"), kernel=1)
+        net.Sigmoid(y.format("d"), x.format("e"))
+        net.Copy(x.format("e"), y.format("f"))
+    for name, shape in {"a": (16, 16, 1, 1), "b": (32, 16, 3, 3), "c": (80, 32, 1, 1), "d": (16, 80, 1, 1)}.items():
+        c.feeds[name + "_w"] = random(c.rng, *shape) / F(np.sqrt(np.prod(shape[1:])))
+    want = c.run("dag")
+    workspace.CreateNet(shared)
+    for _ in range(3):
+        workspace.RunNet(shared)
+        compare({"e": workspace.FetchBlob("m"), "f": workspace.FetchBlob("n")}, {k: want[k] for k in "ef"})
+
+
 def test_filters_and_biases_may_be_blocked():
     """An operator that takes blocked images takes blocked filters, too, and what is given for each channel."""
     c = Chain(16, 16, 3, 3)
