@@ -77,11 +77,16 @@ static void split_line(const float* low, const float* high, long left, long stri
             amx_split(*(const f32*)low, *(const f32*)high, to, PART);
 }
 
+/* Each thread begins with another pair of blocks: one that it may have written itself, so that what
+ * others wrote is on its way when it gets there. */
 static void split_band(const plan_t* p, const part16_t* part, const band_t* b, long pair_0,
                        long pair_1, char* to) {
     const conv16_t* c = p->c;
     const long plane = 16l * c->size[0] * c->size[1], blocks = BLOCKS(p->depth);
-    for (long pair = pair_0; pair < pair_1; pair++)
+    const long pairs = pair_1 - pair_0;
+    const long start = pairs * omp_get_thread_num() / omp_get_num_threads();
+    for (long i = 0; i < pairs; i++) {
+        const long pair = pair_0 + (start + i) % pairs;
         for (long v = 0; v < p->down.phases; v++)
             for (long u = 0; u < p->across.phases; u++) {
                 const long phase = v * p->across.phases + u;
@@ -101,6 +106,7 @@ static void split_band(const plan_t* p, const part16_t* part, const band_t* b, l
                         split_line(low, high, left, c->stride[1], c->size[1], b->line, line);
                     }
             }
+    }
 }
 
 /* What one thread works on, and the sums that are not yet written: that is done while the matrix
