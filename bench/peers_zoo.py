@@ -35,7 +35,7 @@ ROWS = {
     "threads-vgg16": ("vgg16", 1, {"one-thread": ">= 1.80"}),
     "threads-inception_v1": ("inception_v1", 1, {"one-thread": ">= 1.80"}),
 }
-STEPS = {"mlp": 20, "lenet": 10}            # runs that make a sample
+STEPS = {"mlp": 20, "lenet": 10, "squeezenet": 20, "mobilenet_v2": 20, "inception_v1": 5}      # runs that make a sample
 
 
 # ---------------------------------------------------------------- the sides; each function returns one that runs once
