@@ -466,10 +466,14 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
     const long count = c->group * COUNT(n);
     stretch_t work[nth];
     share_out(count, nth, work);
-#pragma omp parallel num_threads(nth) if (nth > 1)
-    for (long i = -1, copied = -1; (i = take(i, count, nth, work)) >= 0;) {
-        const part16_t part = part_of(c, &n, i, p.tiles_down, p.panels);
-        note(&failed, run_part(&p, &part, most, i / n.chunks, &copied));
+#pragma omp parallel num_threads(nth) if (nth > 1) firstprivate(p, n)
+    {
+        const conv16_t here = *c; /* copies come at once, what is behind pointers one by one */
+        p.c = &here;
+        for (long i = -1, copied = -1; (i = take(i, count, nth, work)) >= 0;) {
+            const part16_t part = part_of(&here, &n, i, p.tiles_down, p.panels);
+            note(&failed, run_part(&p, &part, most, i / n.chunks, &copied));
+        }
     }
     return failed ? -1 : 0;
 }
