@@ -10,9 +10,9 @@
  *
  * Several threads may run regions at once; each holds those of the pool that are free.
  *
- * What one thread writes and another looks at costs 0.1 us each time it changes sides. So callers write
- * one line of a worker, and the worker another: regions are numbered, region k is begun when `answer`
- * goes from 2k - 2 to 2k - 1, and done when it is 2k. */
+ * What one thread writes and another looks at costs 0.1 us each time it changes sides. So callers
+ * write one line of a worker, and the worker another: regions are numbered; region k is begun when
+ * `answer` goes from 2k - 2 to 2k - 1, and done when it is 2k. */
 #define _GNU_SOURCE
 #include "team.h"
 

@@ -238,7 +238,7 @@ cdef int resize_blocked(tensor_t* t, const int64_t* shape) except -1 nogil:
     # Operators divide these among threads by channels. Where blobs of several sizes share memory, two threads find in
     # their caches the halves that they wrote before, if all lie around the same place.
     if shape[1] > shape[2] * shape[3]:
-        t.data = <char*>t.data + (t.storage.capacity - t.size * sizeof(float)) // 128 * 64
+        t.data = <char*>t.storage.data + (t.storage.capacity - t.size * sizeof(float)) // 128 * 64
     t.layout = BLOCKED
     t.shape[1] = shape[1]
     t.size = shape[0] * shape[1] * shape[2] * shape[3]
@@ -541,32 +541,32 @@ cdef int from_numpy(tensor_t* t, object array) except -1:
             set_string(t, j, v)
         return 0
     resize(t, cnp.PyArray_NDIM(a), shape, dtype)
-    copy_in(<char*>t.data, <const char*>cnp.PyArray_DATA(a), t.size * itemsize(dtype), pieces(t))
+    copy_in(<char*>t.data, <const char*>cnp.PyArray_DATA(a), t.size * itemsize(dtype), divided_planes(t))
     return 0
 
 
-cdef int64_t pieces(const tensor_t* t) noexcept nogil:
-    """How many pieces there are that operators divide among threads: the planes of a single image, by rows."""
+cdef int64_t divided_planes(const tensor_t* t) noexcept nogil:
+    """How many planes there are of which operators give each thread some rows: those of a single image; else 1, all."""
     return t.shape[1] if t.ndim == 4 and t.shape[0] == 1 and t.shape[2] * t.shape[3] > 4096 else 1
 
 
-cdef void copy_in(char* to, const char* source, int64_t n, int64_t count) noexcept nogil:
-    """Copy bytes; of each piece, each thread copies the part that it is likely to read first, and is awake when a net
-    starts."""
+cdef void copy_in(char* to, const char* source, int64_t n, int64_t planes) noexcept nogil:
+    """Copy n bytes; of each plane, each thread those that it is likely to read first: it is awake when a net starts."""
     cdef int i, nth = num_threads(n // sizeof(float))
-    cdef int64_t piece = n // count
+    cdef int64_t plane = n // planes
     if nth == 1 or to < source + n and source < to + n:
         memmove(to, source, n)
         return
     for i in prange(nth, num_threads=nth, schedule="static"):
-        copy_part(to, source, count, piece, piece * i // nth, piece * (i + 1) // nth)
+        copy_rows(to, source, planes, plane, plane * i // nth, plane * (i + 1) // nth)
 
 
-cdef void copy_part(char* to, const char* source, int64_t count, int64_t piece, int64_t first,
+cdef void copy_rows(char* to, const char* source, int64_t planes, int64_t plane, int64_t first,
                     int64_t last) noexcept nogil:
+    """Copy bytes first to last - 1 of each plane."""
     cdef int64_t i
-    for i in range(count):
-        memcpy(to + i * piece + first, source + i * piece + first, last - first)
+    for i in range(planes):
+        memcpy(to + i * plane + first, source + i * plane + first, last - first)
 
 
 # ---------------------------------------------------------------- Tensor

@@ -44,9 +44,9 @@ static inline void fetch_later(reduction_t* r, const float* next, long width, lo
 
 /* Where the sums of a panel go. */
 typedef struct {
-    f32 bias[2];  /* of the panel's vectors */
-    i32 lanes[2]; /* that are channels */
-    int whole;    /* all of them are */
+    f32 bias[2];   /* of the panel's vectors */
+    i32 lanes[2];  /* that are channels */
+    int whole;     /* all of them are */
     long residual; /* from y; has_residual tells if there is one */
     int has_residual;
     long row, vector; /* floats between tile rows, between vectors */

@@ -14,7 +14,7 @@ typedef struct {
     const conv16_t* c;
     const float* w; /* of the lanes at hand */
     f32 bias;
-    ptrdiff_t residual;    /* from y */
+    ptrdiff_t residual; /* from y */
     int has_residual, whole; /* whole: the mean counts the border */
     float low, high;
     i32 lanes; /* that are channels */
@@ -139,7 +139,8 @@ INLINE void rows(const int kind, const int stride, const int kw, const int dw, c
 INLINE void each(const int kind, conv16_t shape, const float* x, const float* w, epilogue16_t e,
                  int whole, float* y, int nth) {
     const long blocks = BLOCKS(shape.channels);
-    const long taps = (long)shape.kernel[0] * shape.kernel[1], out = (long)shape.out[0] * shape.out[1];
+    const long taps = (long)shape.kernel[0] * shape.kernel[1];
+    const long out = (long)shape.out[0] * shape.out[1];
     const long size = (long)shape.size[0] * shape.size[1];
     const long y_step = kind == FILTER ? y_image(&shape, &e) : blocks * out * 16;
     nth = threads_for(4. * shape.batch * shape.channels * out * taps, nth);
