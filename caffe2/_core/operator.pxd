@@ -41,6 +41,9 @@ cdef class Operator:
     cdef void* _scratch
     cdef size_t _scratch_size
 
+# Give an operator its definition and its blobs, and let it set itself up.
+cdef bind(Operator op, definition, Workspace workspace, list inputs, list outputs)
+
 # For executors: run an operator through a plain pointer, which needs no reference count.
 ctypedef int (*run_t)(void* op) except -1 nogil
 cdef run_t run_operator

@@ -179,6 +179,26 @@ def explain(op, net_name, error, position=None):
     return explained
 
 
+cdef bind(Operator op, definition, Workspace workspace, list inputs, list outputs):
+    cdef int i
+    op.definition = definition
+    op.type = definition.type
+    op.workspace = workspace
+    op.args = Args(definition)
+    op.inputs, op.outputs = inputs, outputs
+    op.num_inputs, op.num_outputs = <int>len(inputs), <int>len(outputs)
+    op.x = <tensor_t**>calloc(op.num_inputs + op.num_outputs + 1, sizeof(void*))
+    if op.x == NULL:
+        raise MemoryError
+    op.y = op.x + op.num_inputs
+    for i in range(op.num_inputs):
+        op.x[i] = &(<Blob>inputs[i]).t
+    for i in range(op.num_outputs):
+        op.y[i] = &(<Blob>outputs[i]).t
+    op.prepare()
+    op.setup()
+
+
 def create_operator(definition, Workspace workspace, str net_name="", list created=None):
     """Bind one operator to a workspace.
 
@@ -199,8 +219,6 @@ def create_operator(definition, Workspace workspace, str net_name="", list creat
         If the operator is unknown, does not fit its schema, lacks an input, or refuses its arguments.
     """
     cdef Operator op
-    cdef Blob blob
-    cdef int i
     made = [] if created is None else created
     start = len(made)
     try:
@@ -208,34 +226,20 @@ def create_operator(definition, Workspace workspace, str net_name="", list creat
         schema = OpSchema.get(definition.type)
         schema.verify(definition)
         op = cls()
-        op.definition = definition
-        op.type = definition.type
-        op.workspace = workspace
-        op.args = Args(definition)
-        op.num_inputs = <int>len(definition.input)
-        op.num_outputs = <int>len(definition.output)
-        op.x = <tensor_t**>calloc(op.num_inputs + op.num_outputs + 1, sizeof(void*))
-        if op.x == NULL:
-            raise MemoryError
-        op.y = op.x + op.num_inputs
-        op.inputs = []
-        op.outputs = []
+        inputs, outputs = [], []
         for i, name in enumerate(definition.input):
             blob = workspace.get(name)
             if blob is None:
                 raise RuntimeError(f"input {i} ({name}) is not in the workspace: feed it, "
                                    "or run the net that makes it, first")
-            op.inputs.append(blob)
-            op.x[i] = &blob.t
-        for i, name in enumerate(definition.output):
+            inputs.append(blob)
+        for name in definition.output:
             blob = workspace.get(name)
             if blob is None:
                 made.append(name)
                 blob = workspace.create(name)
-            op.outputs.append(blob)
-            op.y[i] = &blob.t
-        op.prepare()
-        op.setup()
+            outputs.append(blob)
+        bind(op, definition, workspace, inputs, outputs)
         return op
     except Exception as e:
         for name in made[start:]:

@@ -2,7 +2,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from caffe2._core.operator cimport Operator
 from caffe2._core.tensor cimport tensor_t
-from caffe2.ops.kernels.dispatch cimport image_t
+from caffe2.ops.kernels.dispatch cimport conv16_t, depthwise16_t, epilogue16_t, image_t
 from caffe2.ops.windows cimport Windows
 
 # Filters packed for GEMM, group by group.
@@ -56,3 +56,34 @@ cdef class Correlation(Operator):
                          int nth) noexcept nogil
     cdef int filter_gradient_part(self, const float* x, const float* y, float* dw, int64_t first, int64_t last,
                                   int nth) noexcept nogil
+
+cdef class Conv(Correlation):
+    cdef float low, high
+    cdef int residual           # input, 0 for none
+    cdef bint winograd
+    # Y holds what several operators answer: so many channels, of which these are `own` from `start` on. 0: it is all
+    # this operator's own.
+    cdef int64_t whole, start, own
+    cdef const float* bias
+    # Whose answers it sees where its input, a blocked tensor, has none; NULL: it has.
+    cdef const depthwise16_t* before
+
+    # Check inputs and find the shape of Y; how to convolve in the blocked layout, CONV16_NONE: not at all.
+    cdef int fit(self, conv16_t* c, int64_t* shape) except -2 nogil
+    # Then convolve.
+    cdef int answer(self, const conv16_t* c, int way, const int64_t* shape) except -1 nogil
+
+    cdef int way(self, conv16_t* c) noexcept nogil
+    # Pack the filters where that is not done; False: they have NaN or Inf, which rules this way out.
+    cdef bint pack(self, const conv16_t* c, int way, int nth) except -1 nogil
+    # What is done to the sums; without the residual.
+    cdef epilogue16_t epilogue(self) noexcept nogil
+    cdef int run_blocked(self, const conv16_t* c, int way, const int64_t* shape) except -1 nogil
+    cdef int run_plain(self, const int64_t* shape) except -1 nogil
+    cdef int open(self, const int64_t* shape, bint blocked) except -1 nogil
+    cdef int put(self, const float* answers, bint blocked, int nth) except -1 nogil
+    cdef int no_memory(self) except -1 nogil
+    cdef void finish(self, const float* residual, float* y, int64_t start, int64_t stop) noexcept nogil
+
+cdef class ConvFused(Conv):
+    pass

@@ -511,12 +511,6 @@ cdef class Conv(Correlation):
     Images of two axes, NCHW, are convolved in the blocked layout where they come or may go on in it, or where
     Winograd's algorithm gains more than it costs to get there; all others by products of matrices.
     """
-    cdef float low, high
-    cdef int residual           # input, 0 for none
-    cdef bint winograd
-    # Y holds what several operators answer: so many channels, of which these are `own` from `start` on. 0: it is all
-    # this operator's own.
-    cdef int64_t whole, start, own
 
     def setup(self):
         Correlation.setup(self)
@@ -531,33 +525,37 @@ cdef class Conv(Correlation):
         return True
 
     cdef int run(self) except -1 nogil:
-        cdef windows_t* g = &self.windows.c
-        cdef tensor_t* x = self.x[0]
-        cdef const float* bias = NULL
         cdef int64_t[5] shape
         cdef conv16_t c
-        cdef int way
+        cdef int way = self.fit(&c, shape)
+        return self.answer(&c, way, shape)
+
+    cdef int fit(self, conv16_t* c, int64_t* shape) except -2 nogil:
+        cdef tensor_t* x = self.x[0]
         self.expect(0, FLOAT)
         self.windows.fit(x.ndim, x.shape)
         make_plain(self.x[1])
         self.check_filter()
+        self.bias = NULL
         if self.num_inputs > 2:
             make_plain(self.x[2])
             self.check_bias(2, self.filters)
-            bias = <const float*>self.x[2].data
-        window_shape(g, self.filters, shape)
+            self.bias = <const float*>self.x[2].data
+        window_shape(&self.windows.c, self.filters, shape)
         if self.residual:
             self.expect(self.residual, FLOAT)
             check_shape(self.x[self.residual], "residual", x.ndim, shape)
-        way = self.way(&c)
+        return self.way(c)
+
+    cdef int answer(self, const conv16_t* c, int way, const int64_t* shape) except -1 nogil:
         if self.whole:
             self.open(shape, self.emits and way != CONV16_NONE)
         if way != CONV16_NONE:
-            return self.run_blocked(&c, way, bias, shape)
-        make_plain(x)
+            return self.run_blocked(c, way, shape)
+        make_plain(self.x[0])
         if self.residual:
             make_plain(self.x[self.residual])
-        return self.run_plain(bias, shape)
+        return self.run_plain(shape)
 
     cdef int way(self, conv16_t* c) noexcept nogil:
         """How to convolve in the blocked layout; CONV16_NONE: not at all."""
@@ -605,7 +603,30 @@ cdef class Conv(Correlation):
             y += step
         return 0
 
-    cdef int run_blocked(self, const conv16_t* c, int way, const float* bias, const int64_t* shape) except -1 nogil:
+    cdef epilogue16_t epilogue(self) noexcept nogil:
+        cdef epilogue16_t e
+        e.bias = self.bias
+        e.residual = NULL
+        e.low = self.low
+        e.high = self.high
+        e.y_image = 0
+        return e
+
+    cdef bint pack(self, const conv16_t* c, int way, int nth) except -1 nogil:
+        cdef tensor_t* w = self.x[1]
+        self.room(K.conv16_pack_bytes(c, way))
+        if self.is_packed(way):
+            return True
+        # Winograd's algorithm would spread it, and the other leaves out the zeros around an image.
+        if (is_winograd(way) or way == CONV16_DEPTHWISE) and not are_finite(<const float*>w.data, w.size):
+            self.packed_from = NULL
+            return False
+        if K.conv16_pack(c, way, <const float*>w.data, <float*>self.packed, nth):
+            self.packed_from = NULL
+            self.no_memory()
+        return True
+
+    cdef int run_blocked(self, const conv16_t* c, int way, const int64_t* shape) except -1 nogil:
         cdef windows_t* g = &self.windows.c
         cdef tensor_t* x = self.x[0]
         cdef tensor_t* y = self.y[0]
@@ -618,27 +639,17 @@ cdef class Conv(Correlation):
         cdef float* to_x = <float*>self.scratch((room_x + room_r + (0 if emits else size)) * sizeof(float))
         cdef float* to_r = to_x + room_x
         cdef float* to_y = to_r + room_r
-        cdef epilogue16_t e
-        e.bias = bias
+        cdef epilogue16_t e = self.epilogue()
+        cdef int failed
         e.residual = to_r if room_r else <const float*>r.data if r != NULL else NULL
-        e.low = self.low
-        e.high = self.high
-        e.y_image = 0
-        self.room(K.conv16_pack_bytes(c, way))
-        if not self.is_packed(way):
-            if (is_winograd(way) or way == CONV16_DEPTHWISE) and not are_finite(
-                    <const float*>self.x[1].data, self.x[1].size):
-                # Winograd's algorithm would spread it, and the other leaves out the zeros around an image.
-                way = K.conv16_way(c, 0, 0)
-                if way != CONV16_DEPTHWISE:
-                    return self.run_blocked(c, way, bias, shape)
-                make_plain(x)
-                if r != NULL:
-                    make_plain(r)
-                return self.run_plain(bias, shape)
-            if K.conv16_pack(c, way, <const float*>self.x[1].data, <float*>self.packed, nth):
-                self.packed_from = NULL
-                return self.no_memory()
+        if not self.pack(c, way, nth):
+            way = K.conv16_way(c, 0, 0)
+            if way != CONV16_DEPTHWISE:
+                return self.run_blocked(c, way, shape)
+            make_plain(x)
+            if r != NULL:
+                make_plain(r)
+            return self.run_plain(shape)
         if room_x:
             K.to16(c.batch, c.channels, g.pixels, <const float*>x.data, to_x, nth)
         if room_r:
@@ -649,7 +660,12 @@ cdef class Conv(Correlation):
             else:
                 resize_blocked(y, shape)
             to_y = <float*>y.data + self.start * g.count
-        if K.conv16(c, way, to_x if room_x else <const float*>x.data, <const float*>self.packed, &e, to_y, nth):
+        if self.before != NULL:
+            failed = K.separable16(self.before, c, way, <const float*>self.packed, &e, to_y, nth)
+        else:
+            failed = K.conv16(c, way, to_x if room_x else <const float*>x.data, <const float*>self.packed, &e, to_y,
+                              nth)
+        if failed:
             return self.no_memory()
         if emits:
             return 0
@@ -663,7 +679,7 @@ cdef class Conv(Correlation):
         with gil:
             raise MemoryError
 
-    cdef int run_plain(self, const float* bias, const int64_t* shape) except -1 nogil:
+    cdef int run_plain(self, const int64_t* shape) except -1 nogil:
         cdef tensor_t* y = self.y[0]
         cdef const float* residual = <const float*>self.x[self.residual].data if self.residual else NULL
         cdef float* to
@@ -678,7 +694,7 @@ cdef class Conv(Correlation):
         if residual == y.data:
             residual = <const float*>self.scratch(n * sizeof(float))
             memcpy(<void*>residual, y.data, n * sizeof(float))
-        self.answers(<const float*>self.x[0].data, bias, to)
+        self.answers(<const float*>self.x[0].data, self.bias, to)
         nth = num_threads(n)
         if residual != NULL or self.low > -INFINITY or self.high < INFINITY:
             chunk = (n + nth - 1) // nth

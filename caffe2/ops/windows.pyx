@@ -48,6 +48,17 @@ def kernel_of(args):
     return _axes(args, "kernel", "kernels", "hw")
 
 
+def is_pixelwise(args):
+    """Whether every window of images, NCHW and undivided, is one pixel, and every pixel a window."""
+    cdef Windows w = Windows(args)
+    cdef const image_t* g = &w.c.image
+    cdef int i
+    cdef bint plain = w.c.ndim == 2 and not g.nhwc and w.c.group == 1 and w.c.legacy_pad == NOTSET and not w.c.whole
+    for i in range(3):
+        plain &= g.kernel[i] == 1 and g.stride[i] == 1 and w.c.given_pad[i] == 0 and w.c.given_tail[i] == 0
+    return plain
+
+
 cdef class Windows:
     """Kernel, stride, padding, dilation, order and group of an operator, and where its windows lie.
 

@@ -9,7 +9,8 @@ In this order:
    and Add into the FC (FCFused).
 4. Operators on whose outputs nothing depends go.
 5. Convolutions write their parts of what Concat would join, where nobody else reads these (in simple nets).
-6. Intermediate blobs that are never needed at the same time become one blob.
+6. A depthwise convolution goes into the one of 1x1 pixels that alone reads it (SeparableConv).
+7. Intermediate blobs that are never needed at the same time become one blob.
 
 Outputs differ from those of the original nets by rounding: by less than 1e-5 of the largest value in nets of usual
 depth. Nothing is folded that is not finite, that some operator writes, or that is not on the CPU; operators with
@@ -26,15 +27,18 @@ import numpy as np
 from caffe2._core import gradient, inference
 from caffe2._core.args import Args
 from caffe2._core.schema import UNKNOWN, OpSchema, TensorInfo
+from caffe2.ops.separable import join
+from caffe2.ops.windows import is_pixelwise
 from caffe2.proto import caffe2_pb2
 
 _CONVOLUTIONS = {"Conv", "Conv1D", "Conv2D", "Conv3D"}
 _FUSED = {**dict.fromkeys(_CONVOLUTIONS, "ConvFused"), "FC": "FCFused"}
 _COPIES = {"StopGradient", "Copy", "Alias", "EnsureCPUOutput"}
 _EFFECTS = {"Python", "PythonDLPack", "NanCheck", "Alias", "AliasWithName", "Free"}
-_ONE_SHAPE = {"Sum", "SpatialBN", "AffineChannel", *_FUSED.values()}   # of several inputs, of one shape where in place
+_RESIDUAL = {"ConvFused": 3, "FCFused": 3, "SeparableConv": 5}      # which input of what is fused it is
+_ONE_SHAPE = {"Sum", "SpatialBN", "AffineChannel", *_RESIDUAL}   # of several inputs, of one shape where in place
 _ROW_BY_ROW = _CONVOLUTIONS | {
-    "ConvFused", "FC", "FCFused", "Relu", "Clip", "Sigmoid", "Tanh", "Elu", "LeakyRelu", "PRelu", "MaxPool",
+    *_RESIDUAL, "FC", "Relu", "Clip", "Sigmoid", "Tanh", "Elu", "LeakyRelu", "PRelu", "MaxPool",
     "AveragePool", "LRN",
     "SpatialBN", "AffineChannel", "Dropout", "Softmax", "Concat", "Sum", "Copy", "Flatten",
 }
@@ -46,7 +50,7 @@ _REPEATABLE = {"ConstantFill", "LengthsRangeFill", "RangeFill", "DiagonalFill", 
 def is_pure(op_type: str) -> bool:
     """Whether an operator does nothing but compute its outputs: differentiable ones, with few exceptions."""
     maker = gradient._MAKERS.get(op_type)
-    return op_type in ("ConvFused", "FCFused", "AffineChannel") or (
+    return op_type in _RESIDUAL or op_type == "AffineChannel" or (
         maker not in (None, gradient.none) and op_type not in _EFFECTS)
 
 
@@ -124,7 +128,7 @@ class _Rewriter:
     # ------------------------------------------------------------ passes
 
     def rewrite(self, only: str | None = None) -> None:
-        """Passes 1 to 4, or what is done with operators of one type."""
+        """Passes 1 to 6, or what is done with operators of one type."""
         self.replaced: dict[str, str] = {}
         self.position: dict[str, int] = {}          # of the operator that writes a blob
         self.result: list = []
@@ -143,6 +147,7 @@ class _Rewriter:
             self._drop_dead()
             if self.net.type in ("", "simple"):
                 self._join()
+            self._merge_depthwise()
 
     def _append(self, op: Any) -> None:
         self.position.update(dict.fromkeys(op.output, len(self.result)))
@@ -401,13 +406,48 @@ class _Rewriter:
                 name not in self.single or self.uses[name] != 1 or len(source.input) > 3 or source.control_input
                 or Args(source).str("order", "NCHW").upper() != "NCHW" or not self._bias(source, make=False)):
             return None
-        weight = self._constant(self.weights.get(source.input[1], (source.input[1],))[0])
-        return len(weight) if weight is not None and weight.ndim == 4 and len(weight) else None
+        shape = self._filter_shape(source)
+        return shape[0] or None if len(shape) == 4 else None
+
+    # ------------------------------------------------------------ depthwise convolutions
+
+    def _merge_depthwise(self) -> None:
+        """Pass 6."""
+        self.uses = Counter(name for op in self.ops for name in op.input) + Counter(set(self.outputs))
+        writers = {name: op for op in self.ops for name in op.output}
+        merged = []
+        for i, op in enumerate(self.ops):
+            source = writers.get(op.input[0]) if op.input else None
+            if self._is_convolution(op) and is_pixelwise(Args(op)) and self._is_depthwise(source):
+                self._bias(source)
+                self._bias(op)
+                self.ops[i] = join(source, op)
+                merged.append(source)
+        self.ops = [op for op in self.ops if not any(op is source for source in merged)]
+
+    def _is_convolution(self, op: Any) -> bool:
+        """Of images, by a constant filter."""
+        return (op is not None and op.type in ("Conv", "Conv2D", "ConvFused") and self._on_cpu(op)
+                and not op.control_input and self._bias(op, make=False) and len(self._filter_shape(op)) == 4)
+
+    def _is_depthwise(self, op: Any) -> bool:
+        """Whether it could go where its answers are read, which is in one place, and gains by it."""
+        if not self._is_convolution(op) or len(op.input) > 3 or self.uses[op.output[0]] != 1 or (
+                not self.single.issuperset(op.output)
+                or any(name in self.written and name not in self.single for name in op.input)):
+            return False
+        args, shape = Args(op), self._filter_shape(op)
+        return (args.int("group", 1) == shape[0] > 1 == shape[1] and args.str("order", "NCHW").upper() == "NCHW"
+                and "parts" not in args and args.float("low", 0) <= 0 <= args.float("high", 0))
+
+    def _filter_shape(self, op: Any) -> tuple:
+        weight = self._constant(self.weights.get(op.input[1], (op.input[1],))[0])
+        return () if weight is None else weight.shape
 
     # ------------------------------------------------------------ memory
 
     def share_memory(self, infos: Mapping[str, TensorInfo]) -> None:
-        """Pass 6: largest blobs first, each takes the first storage that is free while it lives."""
+        """Pass 7: largest blobs first, each takes the first storage that is free while it lives."""
         plain = set(self.single).difference(self.outputs)
         for op in self.ops:
             if not is_pure(op.type):
@@ -611,7 +651,7 @@ def _row_by_row(net: Any, data: str, shapes: Mapping[str, tuple]) -> list[tuple[
             op.type not in ("SpatialBN", "Dropout") or args.bool("is_test"))
         every = op.type in ("Sum", "Concat")
         for i, name in enumerate(op.input):
-            independent &= (name in rows) == (i == 0 or every or (op.type in _FUSED.values() and i == 3))
+            independent &= (name in rows) == (i == 0 or every or i == _RESIDUAL.get(op.type))
         if not independent or len(op.output) > (2 if op.type == "Concat" else 1):
             return None
         outputs = inference.infer_operator(op, [current.get(name, UNKNOWN) for name in op.input])

@@ -228,8 +228,9 @@ int CAT(conv16_pack, ISA)(const conv16_t* c, int way, const float* w, float* pac
 /* ---- the whole convolution ---- */
 
 typedef struct {
-    const conv16_t* c;
-    const float *x, *packed;
+    conv16_t c;
+    depthwise16_t before;
+    const float *x, *packed; /* x NULL: what `before` answers */
     float* y;
     int step;
     int flat;   /* 1x1: the image is one row, divided among tiles_down tiles */
@@ -245,11 +246,11 @@ typedef struct {
 } plan_t;
 
 static long first_row(const plan_t* p, long down) {
-    return p->flat ? 0 : MIN(down * p->tile_rows, p->c->out[0]);
+    return p->flat ? 0 : MIN(down * p->tile_rows, p->c.out[0]);
 }
 
 static long copied_rows(const plan_t* p, long out_rows) {
-    return (out_rows - 1) * p->c->stride[0] + (p->c->kernel[0] - 1l) * p->c->dilation[0] + 1;
+    return (out_rows - 1) * p->c.stride[0] + (p->c.kernel[0] - 1l) * p->c.dilation[0] + 1;
 }
 
 /* Whether place `at` of one axis, counted from the first window, is under a tap of some window. */
@@ -264,7 +265,7 @@ static int is_used(const conv16_t* c, int axis, long at) {
 
 /* Copies rows of one image from the one at `top` on, with their border. */
 static void copy_rows(const plan_t* p, const float* x, long top, long rows, float* to) {
-    const conv16_t* c = p->c;
+    const conv16_t* c = &p->c;
     const long step = p->step, line = p->columns * step, stride = c->stride[1];
     for (long block = 0; block < p->blocks; block++)
         for (long r = 0; r < rows; r++, to += stride * line) {
@@ -301,13 +302,13 @@ static void copy_rows(const plan_t* p, const float* x, long top, long rows, floa
 
 /* Floats between the images of a copied band of tiles. */
 static long copied_image(const plan_t* p, long down) {
-    return p->blocks * copied_rows(p, MIN(down * p->tile_rows, p->c->out[0])) * p->row /
-           p->c->stride[0];
+    return p->blocks * copied_rows(p, MIN(down * p->tile_rows, p->c.out[0])) * p->row /
+           p->c.stride[0];
 }
 
 /* copied: which band of which images this thread has copied; this part's is band. */
 static int run_part(const plan_t* p, const part16_t* part, long down, long band, long* copied) {
-    const conv16_t* c = p->c;
+    const conv16_t* c = &p->c;
     const long pixels = (long)c->out[0] * c->out[1];
     const long x_group = part->group * p->blocks;
     const long x_image = p->step == 1 ? (long)c->channels * c->size[0] * c->size[1]
@@ -339,6 +340,24 @@ static int run_part(const plan_t* p, const part16_t* part, long down, long band,
             sum.at = at;
         }
     }
+    long origin = 0; /* of an image in `copies` */
+    if (!p->x) {
+        const long first = part->down_0 * pixels / p->tiles_down / c->size[1];
+        const long last = DIVIDE_UP(part->down_1 * pixels / p->tiles_down, c->size[1]);
+        const long block = (last - first) * c->size[1] * 16;
+        image_step = p->blocks * block;
+        origin = first * c->size[1] * 16;
+        copies = kernels_scratch(1, (part->image_1 - part->image_0) * image_step * sizeof(float));
+        long* at = kernels_scratch(2, sum.taps * sizeof(long));
+        if (!copies || !at) return -1;
+        for (long i = 0; i < sum.taps; i++) at[i] = i * block;
+        sum.at = at;
+        for (long n = part->image_0; n < part->image_1 && *copied != band; n++)
+            for (long k = 0; k < p->blocks; k++)
+                CAT(depthwise16_band, ISA)(&p->before, n, k, (int)first, (int)last, 0,
+                                           copies + (n - part->image_0) * image_step + k * block);
+        *copied = band;
+    }
     const long passes = (part->image_1 - part->image_0) * (part->down_1 - part->down_0) *
                         (p->flat ? 1 : p->tiles_across);
     for (long panel = part->panel_0; panel < part->panel_1; panel++) {
@@ -365,7 +384,7 @@ static int run_part(const plan_t* p, const part16_t* part, long down, long band,
                     const long to = (i + 1) * pixels / p->tiles_down;
                     fetch_later(&sum, w + width * steps, width, steps, pass++, passes);
                     CAT(conv16_tile, ISA)(TILE_BLOCKED, vectors, 1, (int)(to - from))(
-                        &sum, x + from * 16, 0, w, y + from * 16, &finish);
+                        &sum, x + (from * 16 - origin), 0, w, y + from * 16, &finish);
                     continue;
                 }
                 const long oy = i * p->tile_rows, rows = MIN(p->tile_rows, c->out[0] - oy);
@@ -402,11 +421,11 @@ static double direct_cycles(const conv16_t* c) {
     return pairs * ((double)c->batch * c->out[0] * c->out[1] * MULTIPLY + READ_FILTER);
 }
 
-static int direct(const conv16_t* c, int step, const float* x, const float* packed,
-                  const epilogue16_t* e, float* y, int nth) {
+static int direct(const conv16_t* c, int step, const depthwise16_t* before, const float* x,
+                  const float* packed, const epilogue16_t* e, float* y, int nth) {
     const long pixels = (long)c->out[0] * c->out[1], out = c->out_channels / c->group;
     const long kh = c->kernel[0], kw = c->kernel[1], taps = kh * kw;
-    plan_t p = {.c = c, .x = x, .packed = packed, .y = y, .step = step, .bias = e->bias,
+    plan_t p = {.c = *c, .x = x, .packed = packed, .y = y, .step = step, .bias = e->bias,
                 .y_image = y_image(c, e)};
     p.depth = c->channels / c->group;
     p.blocks = DIVIDE_UP(p.depth, step);
@@ -437,6 +456,8 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
     if (n.bands == 1) n.batches = DIVIDE_UP(c->batch, images);
     divide(c, &n, weight_bytes > image_bytes, p.tiles_down, p.panels, 4, nth);
     const long most = DIVIDE_UP(p.tiles_down, n.bands); /* tiles down in a band */
+    if (before && n.chunks == 1) p.before = *before;
+    else if (before && !(p.x = CAT(depthwise16_all, ISA)(before, nth))) return -1;
 
     if (p.copied) {
         p.row = c->stride[0] * line;
@@ -467,11 +488,9 @@ static int direct(const conv16_t* c, int step, const float* x, const float* pack
     stretch_t work[nth];
     share_out(count, nth, work);
 #pragma omp parallel num_threads(nth) if (nth > 1) firstprivate(p, n)
-    {
-        const conv16_t here = *c; /* copies come at once, what is behind pointers one by one */
-        p.c = &here;
+    { /* copies of the plan come at once, what lies behind pointers line by line */
         for (long i = -1, copied = -1; (i = take(i, count, nth, work)) >= 0;) {
-            const part16_t part = part_of(&here, &n, i, p.tiles_down, p.panels);
+            const part16_t part = part_of(&p.c, &n, i, p.tiles_down, p.panels);
             note(&failed, run_part(&p, &part, most, i / n.chunks, &copied));
         }
     }
@@ -524,12 +543,28 @@ int CAT(conv16, ISA)(const conv16_t* c, int way, const float* x, const float* pa
                      const epilogue16_t* e, float* y, int nth) {
     if (c->batch <= 0 || c->out_channels <= 0 || c->out[0] <= 0 || c->out[1] <= 0) return 0;
     switch (way) {
-        case CONV16_DIRECT: return direct(c, 16, x, packed, e, y, nth);
-        case CONV16_FIRST: return direct(c, 1, x, packed, e, y, nth);
+        case CONV16_DIRECT: return direct(c, 16, NULL, x, packed, e, y, nth);
+        case CONV16_FIRST: return direct(c, 1, NULL, x, packed, e, y, nth);
 #ifdef __AMX_BF16__
-        case CONV16_TILES: return conv16_tiles(c, x, packed, e, y, nth);
+        case CONV16_TILES: return conv16_tiles(c, NULL, x, packed, e, y, nth);
 #endif
-        case CONV16_DEPTHWISE: CAT(depthwise16, ISA)(c, x, packed, e, y, nth); return 0;
+        case CONV16_DEPTHWISE:
+            CAT(depthwise16, ISA)(&(depthwise16_t){*c, x, packed, *e}, y, nth);
+            return 0;
         default: return CAT(winograd, ISA)(c, winograd_tile(way), x, packed, e, y, nth);
     }
+}
+
+int CAT(separable16, ISA)(const depthwise16_t* before, const conv16_t* c, int way,
+                          const float* packed, const epilogue16_t* e, float* y, int nth) {
+    int plain = c->batch > 0 && c->out_channels > 0 && c->group == 1;
+    for (int i = 0; i < 2; i++)
+        plain &= c->kernel[i] == 1 && c->stride[i] == 1 && !c->pad[i] && c->out[i] > 0 &&
+                 c->out[i] == c->size[i];
+    if (plain && way == CONV16_DIRECT) return direct(c, 16, before, NULL, packed, e, y, nth);
+#ifdef __AMX_BF16__
+    if (plain && way == CONV16_TILES) return conv16_tiles(c, before, NULL, packed, e, y, nth);
+#endif
+    const float* x = CAT(depthwise16_all, ISA)(before, nth);
+    return x ? CAT(conv16, ISA)(c, way, x, packed, e, y, nth) : -1;
 }

@@ -79,8 +79,12 @@ int CAT(conv16, ISA)(const conv16_t* c, int way, const float* x, const float* pa
 void CAT(winograd_pack, ISA)(const conv16_t* c, int t, const filters_t* f, float* packed, int nth);
 int CAT(winograd, ISA)(const conv16_t* c, int tile, const float* x, const float* packed,
                        const epilogue16_t* e, float* y, int nth);
-void CAT(depthwise16, ISA)(const conv16_t* c, const float* x, const float* packed,
-                           const epilogue16_t* e, float* y, int nth);
+void CAT(depthwise16, ISA)(const depthwise16_t* d, float* y, int nth);
+/* One block of channels in rows from..to - 1 of one image; residual and y are those of row `from`. */
+void CAT(depthwise16_band, ISA)(const depthwise16_t* d, long image, long block, int from, int to,
+                                const float* residual, float* y);
+/* All that it answers, in scratch memory of the calling thread; NULL where there is none. */
+const float* CAT(depthwise16_all, ISA)(const depthwise16_t* d, int nth);
 
 #ifdef __AMX_BF16__
 /* One axis: taps that are a multiple of the stride apart have a phase in common. */
@@ -102,8 +106,8 @@ static inline axis_t axis_of(const conv16_t* c, int i) {
 double conv16_tiles_cycles(const conv16_t* c);
 size_t conv16_tiles_bytes(const conv16_t* c);
 int conv16_tiles_pack(const conv16_t* c, const filters_t* f, char* packed, int nth);
-int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const epilogue16_t* e,
-                 float* y, int nth);
+int conv16_tiles(const conv16_t* c, const depthwise16_t* before, const float* x,
+                 const void* packed, const epilogue16_t* e, float* y, int nth);
 double conv16_filter_tiles_cycles(const conv16_t* c);
 int conv16_filter_tiles(const conv16_t* c, const float* x, const float* dy, float* dw, int nth);
 #endif

@@ -21,8 +21,9 @@
 #define PIXEL (AMX_PARTS * PART)
 
 typedef struct {
-    const conv16_t* c;
-    const float* x;
+    conv16_t c;
+    depthwise16_t before;
+    const float* x; /* NULL: what `before` answers */
     const char* packed;
     float* y;
     epilogue16_t e;
@@ -43,7 +44,7 @@ typedef struct {
 } band_t;
 
 static band_t band_of(const plan_t* p, long images, long rows) {
-    band_t b = {.images = images, .rows = rows, .columns = p->c->out[1]};
+    band_t b = {.images = images, .rows = rows, .columns = p->c.out[1]};
     b.line = b.columns + p->across.reach;
     b.image = (rows + p->down.reach) * b.line;
     b.phase = images * b.image * PIXEL;
@@ -77,16 +78,39 @@ static void split_line(const float* low, const float* high, long left, long stri
             amx_split(*(const f32*)low, *(const f32*)high, to, PART);
 }
 
+/* The same of a pair of blocks of some images, with a depthwise convolution: two rows at a time, which
+ * stay in the first-level cache. 1x1: there is no border. */
+static int split_answers(const plan_t* p, const part16_t* part, const band_t* b, long pair,
+                         char* to) {
+    const depthwise16_t* d = &p->before;
+    const long line = 16l * b->line;
+    float* low = kernels_scratch(4, 4 * line * sizeof(float));
+    float* high = 2 * pair + 1 < BLOCKS(p->depth) ? low + 2 * line : low;
+    for (long n = part->image_0; low && n < part->image_1; n++)
+        for (long r = part->down_0, some; r < part->down_1; r += some, to += some * b->line * PIXEL) {
+            some = MIN(2, part->down_1 - r);
+            for (long k = 0; k < (high == low ? 1 : 2); k++)
+                CAT(depthwise16_band, ISA)(d, n, 2 * pair + k, (int)r, (int)(r + some), 0,
+                                           k ? high : low);
+            split_line(low, high, 0, 1, some * b->line, some * b->line, to);
+        }
+    return low ? 0 : -1;
+}
+
 /* Each thread begins with another pair of blocks: one that it may have written itself, so that what
  * others wrote is on its way when it gets there. */
-static void split_band(const plan_t* p, const part16_t* part, const band_t* b, long pair_0,
+static int split_band(const plan_t* p, const part16_t* part, const band_t* b, long pair_0,
                        long pair_1, char* to) {
-    const conv16_t* c = p->c;
+    const conv16_t* c = &p->c;
     const long plane = 16l * c->size[0] * c->size[1], blocks = BLOCKS(p->depth);
     const long pairs = pair_1 - pair_0;
     const long start = pairs * omp_get_thread_num() / omp_get_num_threads();
     for (long i = 0; i < pairs; i++) {
         const long pair = pair_0 + (start + i) % pairs;
+        if (!p->x) {
+            if (split_answers(p, part, b, pair, to + (pair - pair_0) * b->pair)) return -1;
+            continue;
+        }
         for (long v = 0; v < p->down.phases; v++)
             for (long u = 0; u < p->across.phases; u++) {
                 const long phase = v * p->across.phases + u;
@@ -107,6 +131,7 @@ static void split_band(const plan_t* p, const part16_t* part, const band_t* b, l
                     }
             }
     }
+    return 0;
 }
 
 /* What one thread works on, and the sums that are not yet written: that is done while the matrix
@@ -131,13 +156,13 @@ typedef struct {
  * before they are written. */
 INLINE void finish_run(const plan_t* p, int n, long channel, const float* sums, const float* other,
                        long pixels, float* y) {
-    const long plane = 16l * p->c->out[0] * p->c->out[1];
+    const long plane = 16l * p->c.out[0] * p->c.out[1];
     const long residual = p->e.residual ? p->e.residual - p->y : 0;
-    const int add = p->e.residual != NULL, keep = channel + n * 16 > p->c->out_channels;
+    const int add = p->e.residual != NULL, keep = channel + n * 16 > p->c.out_channels;
     const float low = p->e.low, high = p->e.high;
     for (int j = 0; j < n; j++, y += plane) {
-        const f32 bias = bias_at(p->c, p->e.bias, channel + j * 16);
-        const i32 lanes = lanes_at(p->c, channel + j * 16);
+        const f32 bias = bias_at(&p->c, p->e.bias, channel + j * 16);
+        const i32 lanes = lanes_at(&p->c, channel + j * 16);
 #pragma GCC unroll 4
         for (long i = 0; i < pixels; i++) {
             f32 s = *(const f32*)(sums + j * 256 + i * 16);
@@ -159,7 +184,7 @@ static void finish(work_t* t) {
     const plan_t* p = t->p;
     const band_t* b = &t->b;
     const int n = t->last.n;
-    const long plane = 16l * p->c->out[0] * p->c->out[1];
+    const long plane = 16l * p->c.out[0] * p->c.out[1];
     const char* a = t->x + t->last.at * PIXEL;
     float* y = t->y + t->last.channel / 16 * plane;
     for (long first = t->last.at, tile = 0; tile < t->last.m;
@@ -179,7 +204,7 @@ static void finish(work_t* t) {
                                   sums);
                 }
                 const float* sums = t->sums[0] + tile * n * 256 + i * 16;
-                float* to = y + image * p->y_image + (row * p->c->out[1] + column) * 16;
+                float* to = y + image * p->y_image + (row * p->c.out[1] + column) * 16;
                 if (p->sums[0])
                     for (int j = 0; j < n; j++)
                         memcpy(to + j * plane, sums + j * 256, run * 16 * sizeof(float));
@@ -232,7 +257,7 @@ static void all_tiles(work_t* t, const int n, const char* w, long channel) {
 /* split: which band of which images, and which half of it, this thread has split; this part's is
  * `number`. half: which one the part has; -1: all. */
 static int run_part(const plan_t* p, const part16_t* part, int half, long number, long* split) {
-    const conv16_t* c = p->c;
+    const conv16_t* c = &p->c;
     const band_t full = band_of(p, p->images, p->rows);
     const band_t band = band_of(p, part->image_1 - part->image_0, part->down_1 - part->down_0);
     const long pair_0 = half == 1 ? p->pairs / 2 : 0, pair_1 = half ? p->pairs : p->pairs / 2;
@@ -266,7 +291,7 @@ static int run_part(const plan_t* p, const part16_t* part, int half, long number
                          s * c->dilation[1] / c->stride[1]) * PIXEL;
             }
     *at = 2 * t.left[0].second; /* the next tiles */
-    if (*split != number) split_band(p, part, &band, pair_0, pair_1, x);
+    if (*split != number && split_band(p, part, &band, pair_0, pair_1, x)) return -1;
     *split = number;
     for (long panel = part->panel_0; panel < part->panel_1; panel++) {
         const long first = panel * PANEL;
@@ -319,10 +344,10 @@ static int in_halves(const conv16_t* c) {
            c->channels >= 2 * c->out_channels && c->channels >= 2 * AMX_STEP;
 }
 
-int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const epilogue16_t* e,
-               float* y, int nth) {
+int conv16_tiles(const conv16_t* c, const depthwise16_t* before, const float* x,
+                 const void* packed, const epilogue16_t* e, float* y, int nth) {
     const long out = c->out_channels / c->group, pixels = (long)c->out[0] * c->out[1];
-    plan_t p = {.c = c, .x = x, .packed = packed, .y = y, .e = *e, .y_image = y_image(c, e)};
+    plan_t p = {.c = *c, .x = x, .packed = packed, .y = y, .e = *e, .y_image = y_image(c, e)};
     p.depth = c->channels / c->group;
     p.pairs = DIVIDE_UP(p.depth, AMX_STEP);
     p.taps = (long)c->kernel[0] * c->kernel[1];
@@ -347,6 +372,8 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
     const int apart = p.halves == 2 && nth % 2 == 0;
     divide(c, &n, w_size > 1.8 * x_size, MIN(c->out[0], MAX(nth, pixels / PART_PIXELS)), p.panels,
            each, apart ? nth / 2 : nth);
+    if (before && n.chunks == 1) p.before = *before;
+    else if (before && !(p.x = CAT(depthwise16_all, ISA)(before, nth))) return -1;
     p.images = DIVIDE_UP(c->batch, n.batches);
     p.rows = DIVIDE_UP(c->out[0], n.bands);
 
@@ -360,13 +387,11 @@ int conv16_tiles(const conv16_t* c, const float* x, const void* packed, const ep
     stretch_t work[nth];
     share_out(count, nth, work);
 #pragma omp parallel num_threads(nth) if (nth > 1) firstprivate(p, n)
-    {
-        const conv16_t here = *c; /* copies come at once, what is behind pointers one by one */
-        p.c = &here;
+    { /* copies of the plan come at once, what lies behind pointers line by line */
         amx_begin();
         for (long i = -1, split = -1; (i = take(i, count, nth, work)) >= 0;) {
             const int half = apart ? (int)(i / COUNT(n)) : -1;
-            const part16_t part = part_of(&here, &n, apart ? i % COUNT(n) : i, c->out[0], p.panels);
+            const part16_t part = part_of(&p.c, &n, apart ? i % COUNT(n) : i, p.c.out[0], p.panels);
             note(&failed, run_part(&p, &part, half, i / n.chunks, &split));
         }
         amx_end();

@@ -52,6 +52,12 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
         float high
         long y_image
 
+    ctypedef struct depthwise16_t:
+        conv16_t c
+        const float* x
+        const float* packed
+        epilogue16_t e
+
     enum:
         CONV16_NONE
         CONV16_DIRECT
@@ -164,6 +170,9 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
                            int nth) noexcept nogil
         int (*conv16)(const conv16_t* c, int way, const float* x, const float* packed,
                       const epilogue16_t* epilogue, float* y, int nth) noexcept nogil
+        int (*separable16)(const depthwise16_t* before, const conv16_t* c, int way,
+                           const float* packed, const epilogue16_t* epilogue, float* y,
+                           int nth) noexcept nogil
         int (*conv16_filter_gradient)(const conv16_t* c, const float* x, const float* dy, float* dw,
                                       int nth) noexcept nogil
         int (*conv16_image_gradient)(const conv16_t* c, int winograd, const float* dy,

@@ -75,6 +75,13 @@ typedef struct {
     long y_image; /* floats from one image of y to the next; 0: they follow each other */
 } epilogue16_t;
 
+/* A depthwise convolution: out_channels = channels = group, filters packed. */
+typedef struct {
+    conv16_t c;
+    const float *x, *packed;
+    epilogue16_t e;
+} depthwise16_t;
+
 /* The ways to convolve. Each has packed filters of its own; filters come as OIHW.
  *   direct     [group][panel of P output channels][block of 16 channels][kh][kw][channel][P];
  *              one group, or channels and out_channels of a group are multiples of 16
@@ -220,7 +227,7 @@ typedef struct kernels_t {
     void (*float_to_half)(long n, const float* x, uint16_t* y);
 
     /* The calling thread's scratch memory, 64-byte aligned, kept until the thread ends; NULL when
-     * memory ran out. Slots 0..3 are the kernels'; SCRATCH_USER and two more are the caller's. */
+     * memory ran out. Slots 0..4 are the kernels'; SCRATCH_USER and two more are the caller's. */
     void* (*scratch)(int slot, size_t bytes);
 
     /* ---- blocked images ---------------------------------------------------------------- */
@@ -244,6 +251,10 @@ typedef struct kernels_t {
     /* y = epilogue(x * filters). */
     int (*conv16)(const conv16_t* c, int way, const float* x, const float* packed,
                   const epilogue16_t* epilogue, float* y, int nth);
+    /* The same of what a depthwise convolution answers, which a convolution of 1x1 pixels makes
+     * where it reads it. */
+    int (*separable16)(const depthwise16_t* before, const conv16_t* c, int way,
+                       const float* packed, const epilogue16_t* epilogue, float* y, int nth);
     /* Gradients, wherever conv16_way(c, 0, 0) is not CONV16_NONE; that of filters not for depthwise
      * ones, that of images not for strides with dilation. w and dw are OIHW, the rest blocked. */
     int (*conv16_filter_gradient)(const conv16_t* c, const float* x, const float* dy, float* dw,
@@ -260,7 +271,7 @@ typedef struct kernels_t {
     void (*mean16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
 } kernels_t;
 
-enum { SCRATCH_USER = 4, SCRATCH_SLOTS = 7 };
+enum { SCRATCH_USER = 5, SCRATCH_SLOTS = 8 };
 
 /* The table of a level ("v1", "v3", "v4", "amx"), or of the best one when level is NULL or empty;
  * NULL when this build or this processor does not have it. */

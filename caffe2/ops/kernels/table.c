@@ -16,7 +16,7 @@
 
 #define BLOCKED(F) \
     F(to16) F(from16) F(lines16) F(conv16_way) F(conv16_pack_bytes) F(conv16_pack) F(conv16) \
-    F(conv16_filter_gradient) F(conv16_image_gradient) F(pool16) F(pool16_gradient) \
+    F(separable16) F(conv16_filter_gradient) F(conv16_image_gradient) F(pool16) F(pool16_gradient) \
     F(mean16)
 
 #define DECLARE(f) extern __typeof__(*((kernels_t*)0)->f) CAT(f, ISA);

@@ -122,6 +122,7 @@ UNROLL
             put(g, i == 0 ? sum[r][0] : i == 1 ? sum[r][1] : bias, y + r * to + o * 16);
 }
 
+/* Rows from..to - 1 of windows; y is row `from`. */
 INLINE void rows(const int kind, const int stride, const int kw, const int dw, const window_t* g,
                  const float* x, int from, int to, float* y) {
     const conv16_t* c = g->c;
@@ -129,66 +130,85 @@ INLINE void rows(const int kind, const int stride, const int kw, const int dw, c
                       c->kernel[0] == 3 && c->dilation[0] == 1 && c->stride[0] == 1 &&
                       c->pad[1] <= 2;
     for (int oy = from; oy < to; oy++) {
-        float* at = y + 16l * c->out[1] * oy;
+        float* at = y + 16l * c->out[1] * (oy - from);
         if (pairs && oy + 1 < to && oy >= c->pad[0] && oy + 4l - c->pad[0] <= c->size[0])
             two_rows(g, x, oy++, at);
         else row(kind, stride, kw, dw, g, x, oy, at);
     }
 }
 
-INLINE void each(const int kind, conv16_t shape, const float* x, const float* w, epilogue16_t e,
-                 int whole, float* y, int nth) {
-    const long blocks = BLOCKS(shape.channels);
-    const long taps = (long)shape.kernel[0] * shape.kernel[1];
-    const long out = (long)shape.out[0] * shape.out[1];
-    const long size = (long)shape.size[0] * shape.size[1];
-    const long y_step = kind == FILTER ? y_image(&shape, &e) : blocks * out * 16;
-    nth = threads_for(4. * shape.batch * shape.channels * out * taps, nth);
-    /* Convolutions divide large images by rows, others by channels: threads keep what they wrote. */
-    const int by_rows = shape.channels <= size;
-    const long most = by_rows && shape.batch == 1 ? DIVIDE_UP(shape.out[0], nth) : shape.out[0];
-    const long bands = DIVIDE_UP(shape.out[0], MAX(1, MIN(BAND, most)));
-    const long count = shape.batch * blocks * bands;
-    stretch_t work[nth];
-    share_out(count, nth, work);
-#pragma omp parallel num_threads(nth) if (nth > 1) firstprivate(shape, e)
-    for (long k = -1; (k = take(k, count, nth, work)) >= 0;) {
-        const conv16_t* c = &shape;
-        const long n = k / (blocks * bands), in_image = k % (blocks * bands);
-        const long i = !by_rows ? k : (n * blocks + in_image % blocks) * bands + in_image / blocks;
-        const long band = i % bands, block = i / bands % blocks;
-        const int from = (int)(band * c->out[0] / bands), to = (int)((band + 1) * c->out[0] / bands);
-        for (int lane = 0; lane < 16; lane += LANES) {
-            const long channel = 16 * block + lane;
-            const float* px = x + i / bands * size * 16 + lane;
-            float* py = y + i / bands / blocks * y_step + block * out * 16 + lane;
-            window_t g = {.c = c, .lanes = lanes_at(c, channel), .whole = whole};
-            if (kind == FILTER) {
-                g.w = w + block * taps * 16 + lane;
-                g.bias = bias_at(c, e.bias, channel);
-                g.has_residual = e.residual != 0;
-                g.residual = e.residual ? e.residual - y : 0;
-                g.low = e.low;
-                g.high = e.high;
-            }
-            if (c->kernel[1] == 3 && c->dilation[1] == 1 && c->stride[1] == 1)
-                rows(kind, 1, 3, 1, &g, px, from, to, py);
-            else if (c->kernel[1] == 3 && c->dilation[1] == 1 && c->stride[1] == 2)
-                rows(kind, 2, 3, 1, &g, px, from, to, py);
-            else rows(kind, c->stride[1], c->kernel[1], c->dilation[1], &g, px, from, to, py);
+/* One block's windows in rows from..to - 1 of one image; residual and y are those of row `from`. */
+INLINE void band(const int kind, const depthwise16_t* d, int whole, long image, long block,
+                 int from, int to, const float* residual, float* y) {
+    const conv16_t* c = &d->c;
+    const long size = (long)c->size[0] * c->size[1];
+    const long taps = (long)c->kernel[0] * c->kernel[1];
+    for (int lane = 0; lane < 16; lane += LANES) {
+        const long channel = 16 * block + lane;
+        const float* x = d->x + (image * BLOCKS(c->channels) + block) * size * 16 + lane;
+        window_t g = {.c = c, .lanes = lanes_at(c, channel), .whole = whole};
+        if (kind == FILTER) {
+            g.w = d->packed + block * taps * 16 + lane;
+            g.bias = bias_at(c, d->e.bias, channel);
+            g.has_residual = residual != 0;
+            g.residual = residual ? residual - y : 0;
+            g.low = d->e.low;
+            g.high = d->e.high;
         }
+        if (c->kernel[1] == 3 && c->dilation[1] == 1 && c->stride[1] == 1)
+            rows(kind, 1, 3, 1, &g, x, from, to, y + lane);
+        else if (c->kernel[1] == 3 && c->dilation[1] == 1 && c->stride[1] == 2)
+            rows(kind, 2, 3, 1, &g, x, from, to, y + lane);
+        else rows(kind, c->stride[1], c->kernel[1], c->dilation[1], &g, x, from, to, y + lane);
     }
 }
 
-void CAT(depthwise16, ISA)(const conv16_t* c, const float* x, const float* packed,
-                           const epilogue16_t* e, float* y, int nth) {
-    each(FILTER, *c, x, packed, *e, 0, y, nth);
+void CAT(depthwise16_band, ISA)(const depthwise16_t* d, long image, long block, int from, int to,
+                                const float* residual, float* y) {
+    band(FILTER, d, 0, image, block, from, to, residual, y);
+}
+
+INLINE void each(const int kind, depthwise16_t d, int whole, float* y, int nth) {
+    const long blocks = BLOCKS(d.c.channels), out = (long)d.c.out[0] * d.c.out[1];
+    const long taps = (long)d.c.kernel[0] * d.c.kernel[1];
+    const long size = (long)d.c.size[0] * d.c.size[1];
+    const long y_step = y_image(&d.c, &d.e);
+    nth = threads_for(4. * d.c.batch * d.c.channels * out * taps, nth);
+    /* Convolutions divide large images by rows, others by channels: threads keep what they wrote. */
+    const int by_rows = d.c.channels <= size;
+    const long most = by_rows && d.c.batch == 1 ? DIVIDE_UP(d.c.out[0], nth) : d.c.out[0];
+    const long bands = DIVIDE_UP(d.c.out[0], MAX(1, MIN(BAND, most)));
+    const long count = d.c.batch * blocks * bands;
+    stretch_t work[nth];
+    share_out(count, nth, work);
+#pragma omp parallel num_threads(nth) if (nth > 1) firstprivate(d)
+    for (long k = -1; (k = take(k, count, nth, work)) >= 0;) {
+        const long image = k / (blocks * bands), rest = k % (blocks * bands);
+        const long block = by_rows ? rest % blocks : rest / bands;
+        const long i = by_rows ? rest / blocks : rest % bands;
+        const int from = (int)(i * d.c.out[0] / bands), to = (int)((i + 1) * d.c.out[0] / bands);
+        const long at = image * y_step + (block * out + (long)from * d.c.out[1]) * 16;
+        const float* residual = d.e.residual ? d.e.residual + at : 0;
+        if (kind == FILTER)
+            CAT(depthwise16_band, ISA)(&d, image, block, from, to, residual, y + at);
+        else band(kind, &d, whole, image, block, from, to, 0, y + at);
+    }
+}
+
+void CAT(depthwise16, ISA)(const depthwise16_t* d, float* y, int nth) {
+    each(FILTER, *d, 0, y, nth);
+}
+
+const float* CAT(depthwise16_all, ISA)(const depthwise16_t* d, int nth) {
+    float* y = kernels_scratch(4, d->c.batch * y_image(&d->c, &d->e) * sizeof(float));
+    if (y) CAT(depthwise16, ISA)(d, y, nth);
+    return y;
 }
 
 void CAT(pool16, ISA)(const conv16_t* c, int mode, const float* x, float* y, int nth) {
-    const epilogue16_t none = {0};
-    if (mode == POOL16_MAX) each(MAXIMUM, *c, x, 0, none, 0, y, nth);
-    else each(MEAN, *c, x, 0, none, mode == POOL16_AVERAGE_PAD, y, nth);
+    const depthwise16_t d = {.c = *c, .x = x}; /* without filters */
+    if (mode == POOL16_MAX) each(MAXIMUM, d, 0, y, nth);
+    else each(MEAN, d, mode == POOL16_AVERAGE_PAD, y, nth);
 }
 
 void CAT(mean16, ISA)(long batch, int channels, long pixels, const float* x, float* y, int nth) {
