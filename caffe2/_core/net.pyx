@@ -80,9 +80,12 @@ cdef class Net:
 
     def __init__(self, definition, workspace):
         self.plan_layouts()         # here, where subclasses have their own
+        self.list_touched()
 
     def __dealloc__(self):
         free(self.ops)
+        free(self.touched)
+        free(self.touched_at)
 
     cdef plan_layouts(self):
         """Let operators write blocked tensors where all later readers in the net take them, and work in each other's
@@ -111,6 +114,26 @@ cdef class Net:
             else:
                 op = following
 
+    cdef list_touched(self):
+        """The operators of a large net find their own memory no longer in the cache; see `Operator.touched`."""
+        cdef Operator op
+        cdef int i, n = 0
+        found = [op.touched() for op in self.operators]
+        self.touched = <piece_t*>calloc(2 * sum(map(len, found)) + 1, sizeof(piece_t))
+        self.touched_at = <int*>calloc(self.count + 2, sizeof(int))
+        if self.touched == NULL or self.touched_at == NULL:
+            raise MemoryError
+        for i in range(self.count):
+            for o in found[i]:
+                self.touched[n] = piece_t(<void*>o, type(o).__basicsize__)
+                n += 1
+                if isinstance(o, Operator):
+                    op = o
+                    self.touched[n] = piece_t(op.x, (op.num_inputs + op.num_outputs) * <int>sizeof(void*))
+                    n += 1
+            self.touched_at[i + 1] = n
+        self.touched_at[self.count + 1] = n
+
     def on_device(self, op):
         """The operator with the net's device where it names none, and the net's engine."""
         d = self.definition
@@ -122,13 +145,15 @@ cdef class Net:
         return op
 
     cdef int loop(self, int iterations) except -1 nogil:
-        cdef int i, _iteration
+        cdef int i, at, _iteration
         cdef double now, looked = caffe2_clock()
         for _iteration in range(iterations):
             for i in range(self.first, self.last):
                 if self.ops[i] == NULL:
                     continue
                 self.at = i
+                at = self.touched_at[i + 1]
+                threads.fetch_ahead(self.touched + at, self.touched_at[i + 2] - at)
                 run_operator(self.ops[i])
                 now = caffe2_clock() if (i & 7) == 7 else looked
                 if now - looked > SIGNAL_INTERVAL:
@@ -181,6 +206,7 @@ cdef class Net:
                 try:
                     self.loop(iterations)
                 finally:
+                    threads.fetch_ahead(NULL, 0)
                     threads.leave()
         except Exception as e:
             raise explain(self.operators[self.at], self.name, e, self.at) from e

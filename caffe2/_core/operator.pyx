@@ -45,6 +45,10 @@ cdef class Operator:
         """
         return False
 
+    def touched(self):
+        """Objects that `run` reads itself, besides the values of tensors: executors fetch their memory ahead."""
+        return [self, *self.inputs, *self.outputs]
+
     def execute(self):
         """Compute, with the GIL; override it in operators that need Python."""
         raise NotImplementedError(f"{type(self).__name__} neither overrides run nor execute")

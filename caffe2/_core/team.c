@@ -55,6 +55,11 @@ static _Thread_local struct {
     region_t* region;
 } me;
 
+static _Thread_local struct {
+    const caffe2_piece_t* pieces;
+    int n;
+} ahead;
+
 static void pause_a_little(void) {
 #if defined __x86_64__ || defined __i386__
     __builtin_ia32_pause();
@@ -171,6 +176,18 @@ static void post(worker_t* w) {
     pthread_mutex_unlock(&w->lock);
 }
 
+void caffe2_team_ahead(const caffe2_piece_t* pieces, int n) {
+    ahead.pieces = pieces;
+    ahead.n = n;
+}
+
+static void fetch_ahead(void) {
+    for (int i = 0; i < ahead.n; i++)
+        for (int at = 0; at < ahead.pieces[i].bytes; at += 64)
+            __builtin_prefetch((const char*)ahead.pieces[i].at + at);
+    ahead.n = 0;
+}
+
 void caffe2_team_run(void (*f)(void*), void* data, unsigned size) {
     const int rank = me.rank, outer = me.size;
     region_t* const around = me.region;
@@ -191,6 +208,7 @@ void caffe2_team_run(void (*f)(void*), void* data, unsigned size) {
         post(w);
     }
     f(data);
+    if (n) fetch_ahead();
     /* what others have read comes back before the next operator writes it */
     for (int i = 0; n && i < STACK; i += 64)
         __builtin_prefetch((char*)__builtin_frame_address(0) + i, 1);

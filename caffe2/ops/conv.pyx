@@ -93,6 +93,9 @@ cdef class Correlation(Operator):
     def __dealloc__(self):
         free(self.packed)
 
+    def touched(self):
+        return [self.windows, *Operator.touched(self)]
+
     def setup(self):
         self.windows = Windows(self.args)
         self.no_bias = self.args.bool("no_bias")

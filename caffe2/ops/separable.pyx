@@ -61,6 +61,9 @@ cdef class SeparableConv(Operator):
         self.joins = self.after.joins
         self.depthwise.emits = self.blocked
 
+    def touched(self):
+        return [self, *self.depthwise.touched(), *self.after.touched()]
+
     cdef int run(self) except -1 nogil:
         cdef int64_t[5] shape
         cdef conv16_t c
