@@ -16,8 +16,8 @@ from caffe2._core.tensor cimport (
 from caffe2._core.threads cimport num_threads
 from caffe2.ops.blocked cimport BLOCK, add_lanes
 from caffe2.ops.kernels.dispatch cimport (
-    CONV16_DEPTHWISE, CONV16_FIRST, CONV16_NONE, CONV16_WINOGRAD_2, CONV16_WINOGRAD_4, K, OPERAND_A, OPERAND_B,
-    SCRATCH_USER, conv16_t, epilogue16_t, epilogue_t, image_t, operand_t,
+    CONV16_ANSWERS, CONV16_BLOCKED, CONV16_DEPTHWISE, CONV16_FIRST, CONV16_NCHW, CONV16_NONE, CONV16_WINOGRAD_2,
+    CONV16_WINOGRAD_4, K, OPERAND_A, OPERAND_B, SCRATCH_USER, conv16_t, epilogue16_t, epilogue_t, image_t, operand_t,
 )
 from caffe2.ops.windows cimport Windows, blocked_windows, check_shape, image_shape, window_shape, windows_t
 
@@ -566,12 +566,12 @@ cdef class Conv(Correlation):
         if not self.blocked or self.low > 0 or self.high < 0 or not blocked_windows(&self.windows.c, self.filters, c):
             return CONV16_NONE
         if self.x[0].layout == BLOCKED:
-            return K.conv16_way(c, 0, winograd)
+            return K.conv16_way(c, CONV16_BLOCKED if self.before == NULL else CONV16_ANSWERS, winograd)
         if self.emits and self.repacks and not is_most(c.out_channels):
             return CONV16_NONE      # gradients would lose more in padding than they gain
         if self.emits and c.channels < BLOCK and c.group == 1:
-            return K.conv16_way(c, 1, winograd)
-        way = K.conv16_way(c, 0, winograd)
+            return K.conv16_way(c, CONV16_NCHW, winograd)
+        way = K.conv16_way(c, CONV16_BLOCKED, winograd)
         return way if self.emits or (is_winograd(way) and is_most(c.out_channels)) else CONV16_NONE
 
     cdef int open(self, const int64_t* shape, bint blocked) except -1 nogil:
@@ -646,7 +646,7 @@ cdef class Conv(Correlation):
         cdef int failed
         e.residual = to_r if room_r else <const float*>r.data if r != NULL else NULL
         if not self.pack(c, way, nth):
-            way = K.conv16_way(c, 0, 0)
+            way = K.conv16_way(c, CONV16_BLOCKED, 0)
             if way != CONV16_DEPTHWISE:
                 return self.run_blocked(c, way, shape)
             make_plain(x)
@@ -783,7 +783,7 @@ cdef class ConvGradient(Correlation):
         """Whether to compute in the blocked layout: tensors are in it, or much is to be done with each value."""
         cdef int i
         if not self.blocked or not blocked_windows(&self.windows.c, self.filters, c) or (
-                min(c.channels, c.out_channels) // c.group < BLOCK or K.conv16_way(c, 0, 0) == CONV16_NONE):
+                min(c.channels, c.out_channels) // c.group < BLOCK or K.conv16_way(c, CONV16_BLOCKED, 0) == CONV16_NONE):
             return False
         for i in range(2):
             if c.stride[i] > 1 and c.dilation[i] > 1:
@@ -796,7 +796,7 @@ cdef class ConvGradient(Correlation):
     cdef bint fits_lines(self, conv16_t* c) noexcept nogil:
         return self.blocked and blocked_windows(&self.windows.c, self.filters, c) and (
             self.x[0].layout == PLAIN and self.x[2].layout == BLOCKED and c.channels < BLOCK
-            and (c.stride[0] == 1 or c.dilation[0] == 1) and K.conv16_way(c, 1, 0) != CONV16_NONE)
+            and (c.stride[0] == 1 or c.dilation[0] == 1) and K.conv16_way(c, CONV16_NCHW, 0) != CONV16_NONE)
 
     cdef int run_lines(self, const conv16_t* c, tensor_t* dx) except -1 nogil:
         """Of images with few channels: what a window's columns meet in one row stands for channels."""

@@ -406,19 +406,23 @@ static int run_part(const plan_t* p, const part16_t* part, long down, long band,
 #ifdef __AMX_BF16__ /* against what tiles take, which is measured in cycles too */
 #define MULTIPLY (1. / 32)
 #define READ_FILTER .3
+#define WRITE_ANSWER 5. /* of 16 channels: and read it again, where tiles split it at once */
 #define READ_ALONE .55 /* at least, where there are few pixels to multiply meanwhile */
 #define TRANSFORM(t) ((t) == 4 ? 8.5 : 5.3)
 #else
 #define MULTIPLY (1.2 / (2 * LANES))
 #define READ_FILTER 1.
 #define READ_ALONE 1.
+#define WRITE_ANSWER 0. /* there is no other way */
 #define TRANSFORM(t) ((t) == 4 ? 7 : 4.4)
 #endif
 
-static double direct_cycles(const conv16_t* c) {
+static double direct_cycles(const conv16_t* c, int writes_answers) {
     const double pairs =
         (double)c->channels * c->out_channels / c->group * c->kernel[0] * c->kernel[1];
-    return pairs * ((double)c->batch * c->out[0] * c->out[1] * MULTIPLY + READ_FILTER);
+    const double pixels = (double)c->batch * c->out[0] * c->out[1];
+    return pairs * (pixels * MULTIPLY + READ_FILTER) +
+           (writes_answers ? pixels * BLOCKS(c->channels) * WRITE_ANSWER : 0);
 }
 
 static int direct(const conv16_t* c, int step, const depthwise16_t* before, const float* x,
@@ -506,7 +510,7 @@ static double winograd_cycles(const conv16_t* c, int t) {
            transforms * products * TRANSFORM(t);
 }
 
-int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
+int CAT(conv16_way, ISA)(const conv16_t* c, int images, int winograd) {
     const int out = c->out_channels / c->group;
     double reach = 1, pixels = 1;
     for (int i = 0; i < 2; i++) {
@@ -514,8 +518,7 @@ int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
         pixels *= (double)c->size[i] + c->out[i];
     }
     const int absurd = reach > 65536 + 16 * pixels; /* a border not worth copying */
-    if (nchw && absurd) return CONV16_NONE;
-    if (nchw) return c->group == 1 ? CONV16_FIRST : CONV16_NONE;
+    if (images == CONV16_NCHW) return c->group > 1 || absurd ? CONV16_NONE : CONV16_FIRST;
     if (c->group > 1 && c->group == c->channels && out == 1) return CONV16_DEPTHWISE;
     if (absurd || (c->group > 1 && (c->channels / c->group % 16 || out % 16))) return CONV16_NONE;
     for (int i = 0; i < 2 && winograd; i++)
@@ -524,7 +527,7 @@ int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd) {
             winograd = 0;
     if (winograd == 2) winograd = (double)c->batch * c->out[0] * c->out[1] > REPACK_PIXELS;
     int direct = CONV16_DIRECT;
-    double cycles = direct_cycles(c);
+    double cycles = direct_cycles(c, images == CONV16_ANSWERS);
 #ifdef __AMX_BF16__
     const double tiles_cycles = conv16_tiles_cycles(c);
     if (tiles_cycles < cycles) {

@@ -61,7 +61,7 @@ typedef void (*tile_t)(const reduction_t* r, const float* x, long x_row, const f
 enum { TILE_NCHW, TILE_BLOCKED, TILE_PLAIN };
 tile_t CAT(conv16_tile, ISA)(int kind, int vectors, int rows, int columns);
 
-int CAT(conv16_way, ISA)(const conv16_t* c, int nchw, int winograd);
+int CAT(conv16_way, ISA)(const conv16_t* c, int images, int winograd);
 size_t CAT(conv16_pack_bytes, ISA)(const conv16_t* c, int way);
 
 /* Where filters lie: floats between groups, output and input channels, and each tap's place. */

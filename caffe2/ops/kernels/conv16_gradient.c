@@ -243,7 +243,7 @@ static int one_phase(const conv16_t* c, const int* phase, int winograd, const fl
     }
     if (!d.kernel[0] || !d.kernel[1]) return 0; /* stays 0 */
     const long taps = (long)d.kernel[0] * d.kernel[1];
-    int way = CAT(conv16_way, ISA)(&d, 0, winograd ? 2 : 0);
+    int way = CAT(conv16_way, ISA)(&d, CONV16_BLOCKED, winograd ? 2 : 0);
     if (way == CONV16_NONE) way = CONV16_DIRECT;
     const long packed = DIVIDE_UP((long)CAT(conv16_pack_bytes, ISA)(&d, way), 64) * 16;
     const long part = strided ? c->batch * BLOCKS(c->channels) * d.out[0] * d.out[1] * 16 : 0;

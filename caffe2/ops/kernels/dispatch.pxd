@@ -66,6 +66,9 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
         CONV16_WINOGRAD_4
         CONV16_WINOGRAD_2
         CONV16_TILES
+        CONV16_BLOCKED
+        CONV16_NCHW
+        CONV16_ANSWERS
         POOL16_MAX
         POOL16_AVERAGE
         POOL16_AVERAGE_PAD
@@ -164,7 +167,7 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
         void (*from16)(long batch, int channels, long pixels, const float* x, float* y,
                        int nth) noexcept nogil
         int (*lines16)(const conv16_t* c, int back, float* x, float* lines, int nth) noexcept nogil
-        int (*conv16_way)(const conv16_t* c, int nchw, int winograd) noexcept nogil
+        int (*conv16_way)(const conv16_t* c, int images, int winograd) noexcept nogil
         size_t (*conv16_pack_bytes)(const conv16_t* c, int way) noexcept nogil
         int (*conv16_pack)(const conv16_t* c, int way, const float* w, float* packed,
                            int nth) noexcept nogil

@@ -106,6 +106,9 @@ enum {
     CONV16_TILES
 };
 
+/* What images a convolution meets; the last are what a depthwise convolution answers (separable16). */
+enum { CONV16_BLOCKED, CONV16_NCHW, CONV16_ANSWERS };
+
 enum { POOL16_MAX, POOL16_AVERAGE, POOL16_AVERAGE_PAD /* counts the border's zeros */ };
 
 typedef struct kernels_t {
@@ -240,10 +243,10 @@ typedef struct kernels_t {
      * [batch][ceil(channels * kw / 16)][height][out width][16]. What is left is a convolution of
      * columns, of height kh. back: x is the sum of lines. */
     int (*lines16)(const conv16_t* c, int back, float* x, float* lines, int nth);
-    /* The fastest way for a convolution of blocked (nchw = 0) or NCHW (nchw = 1) images, by its
-     * batch and out too; CONV16_NONE if there is none. winograd = 0 rules those ways out, 1 says
-     * that packed filters are kept, 2 that they serve once. */
-    int (*conv16_way)(const conv16_t* c, int nchw, int winograd);
+    /* The fastest way for a convolution of such images, by its batch and out too; CONV16_NONE if
+     * there is none. winograd = 0 rules those ways out, 1 says that packed filters are kept, 2 that
+     * they serve once. */
+    int (*conv16_way)(const conv16_t* c, int images, int winograd);
     /* Filters are packed once; packed is 64-byte aligned with conv16_pack_bytes bytes. batch, size,
      * out and pad do not count, nor does stride but for winograd_4. */
     size_t (*conv16_pack_bytes)(const conv16_t* c, int way);
@@ -255,7 +258,7 @@ typedef struct kernels_t {
      * where it reads it. */
     int (*separable16)(const depthwise16_t* before, const conv16_t* c, int way,
                        const float* packed, const epilogue16_t* epilogue, float* y, int nth);
-    /* Gradients, wherever conv16_way(c, 0, 0) is not CONV16_NONE; that of filters not for depthwise
+    /* Gradients, wherever conv16_way(c, CONV16_BLOCKED, 0) is not CONV16_NONE; that of filters not for depthwise
      * ones, that of images not for strides with dilation. w and dw are OIHW, the rest blocked. */
     int (*conv16_filter_gradient)(const conv16_t* c, const float* x, const float* dy, float* dw,
                                   int nth);
