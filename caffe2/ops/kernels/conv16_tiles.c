@@ -15,6 +15,7 @@
 #include "share.h"
 
 #define X_BYTES (1280l << 10) /* of a band, split: most of the second-level cache */
+#define FIRST_LINES 512 /* of filters, at most, that come while a band is split */
 #define PART_WORK 4e6         /* multiplications, and pixels, that make a part worth while */
 #define PART_PIXELS 128
 #define PART (AMX_STEP * 2l) /* bytes of a pixel's numbers */
@@ -81,7 +82,7 @@ static void split_line(const float* low, const float* high, long left, long stri
 /* The same of a pair of blocks of some images, with a depthwise convolution: two rows at a time, which
  * stay in the first-level cache. 1x1: there is no border. */
 static int split_answers(const plan_t* p, const part16_t* part, const band_t* b, long pair,
-                         char* to) {
+                         char* to, amx_later_t* later) {
     const depthwise16_t* d = &p->before;
     const long line = 16l * b->line;
     float* low = kernels_scratch(4, 4 * line * sizeof(float));
@@ -93,6 +94,7 @@ static int split_answers(const plan_t* p, const part16_t* part, const band_t* b,
                 CAT(depthwise16_band, ISA)(d, n, 2 * pair + k, (int)r, (int)(r + some), 0,
                                            k ? high : low);
             split_line(low, high, 0, 1, some * b->line, some * b->line, to);
+            amx_fetch(later, 0);
         }
     return low ? 0 : -1;
 }
@@ -100,7 +102,7 @@ static int split_answers(const plan_t* p, const part16_t* part, const band_t* b,
 /* Each thread begins with another pair of blocks: one that it may have written itself, so that what
  * others wrote is on its way when it gets there. */
 static int split_band(const plan_t* p, const part16_t* part, const band_t* b, long pair_0,
-                       long pair_1, char* to) {
+                      long pair_1, char* to, amx_later_t later) {
     const conv16_t* c = &p->c;
     const long plane = 16l * c->size[0] * c->size[1], blocks = BLOCKS(p->depth);
     const long pairs = pair_1 - pair_0;
@@ -108,7 +110,7 @@ static int split_band(const plan_t* p, const part16_t* part, const band_t* b, lo
     for (long i = 0; i < pairs; i++) {
         const long pair = pair_0 + (start + i) % pairs;
         if (!p->x) {
-            if (split_answers(p, part, b, pair, to + (pair - pair_0) * b->pair)) return -1;
+            if (split_answers(p, part, b, pair, to + (pair - pair_0) * b->pair, &later)) return -1;
             continue;
         }
         for (long v = 0; v < p->down.phases; v++)
@@ -128,6 +130,7 @@ static int split_band(const plan_t* p, const part16_t* part, const band_t* b, lo
                             high = 2 * pair + 1 < blocks ? low + plane : low;
                         }
                         split_line(low, high, left, c->stride[1], c->size[1], b->line, line);
+                        amx_fetch(&later, 0);
                     }
             }
     }
@@ -291,8 +294,6 @@ static int run_part(const plan_t* p, const part16_t* part, int half, long number
                          s * c->dilation[1] / c->stride[1]) * PIXEL;
             }
     *at = 2 * t.left[0].second; /* the next tiles */
-    if (*split != number && split_band(p, part, &band, pair_0, pair_1, x)) return -1;
-    *split = number;
     for (long panel = part->panel_0; panel < part->panel_1; panel++) {
         const long first = panel * PANEL;
         const int n = p->padded - first > 16 ? 2 : 1;
@@ -300,6 +301,15 @@ static int run_part(const plan_t* p, const part16_t* part, int half, long number
         const char* w =
             p->packed + (part->group * p->padded + first) * p->taps * p->pairs * PIXEL +
             pair_0 * p->taps * AMX_PARTS * n * AMX_TILE;
+        if (*split != number) {
+            /* meanwhile filters of the first panel come, at each line a share of them */
+            const long lines = (pair_1 - pair_0) * p->taps * AMX_PARTS * n * AMX_TILE / 64;
+            const long rows = band.images * p->down.phases * p->across.phases *
+                              (p->x ? band.rows + p->down.reach : DIVIDE_UP(band.rows, 2));
+            const long share = DIVIDE_UP(MIN(lines, FIRST_LINES), (pair_1 - pair_0) * rows);
+            if (split_band(p, part, &band, pair_0, pair_1, x, (amx_later_t){w, share})) return -1;
+            *split = number;
+        }
         if (n == 2) all_tiles(&t, 2, w, channel);
         else all_tiles(&t, 1, w, channel);
     }
