@@ -47,8 +47,9 @@ class Subject:
             count = flops(op, [self.shape(name) for name in op.input])
             run_bound(bound)
             shape = self.shape(op.output[0])
-            if op.type in ("Conv", "ConvFused"):
-                count = 2 * shape[0] * math.prod(shape[2:]) * math.prod(self.shape(op.input[1]))
+            filters = {"Conv": [1], "ConvFused": [1], "SeparableConv": [1, 3]}.get(op.type)
+            if filters:
+                count = 2 * shape[0] * math.prod(shape[2:]) * sum(math.prod(self.shape(op.input[i])) for i in filters)
             result.append((count, shape))
         return result
 

@@ -783,7 +783,8 @@ cdef class ConvGradient(Correlation):
         """Whether to compute in the blocked layout: tensors are in it, or much is to be done with each value."""
         cdef int i
         if not self.blocked or not blocked_windows(&self.windows.c, self.filters, c) or (
-                min(c.channels, c.out_channels) // c.group < BLOCK or K.conv16_way(c, CONV16_BLOCKED, 0) == CONV16_NONE):
+                min(c.channels, c.out_channels) // c.group < BLOCK
+                or K.conv16_way(c, CONV16_BLOCKED, 0) == CONV16_NONE):
             return False
         for i in range(2):
             if c.stride[i] > 1 and c.dilation[i] > 1:

@@ -4,7 +4,6 @@ from libc.stdint cimport int64_t
 from caffe2._core.blob cimport Blob
 from caffe2._core.operator cimport Operator, bind
 from caffe2._core.tensor cimport BLOCKED, FLOAT, clear, tensor_t
-from caffe2._core.threads cimport num_threads
 from caffe2.ops.conv cimport Conv, ConvFused
 from caffe2.ops.kernels.dispatch cimport CONV16_DEPTHWISE, CONV16_NONE, conv16_t, depthwise16_t
 
@@ -63,6 +62,11 @@ cdef class SeparableConv(Operator):
 
     def touched(self):
         return [self, *self.depthwise.touched(), *self.after.touched()]
+
+    @property
+    def merged(self):
+        """Whether the first one's answers were not written, in the last run."""
+        return self.after.before != NULL
 
     cdef int run(self) except -1 nogil:
         cdef int64_t[5] shape

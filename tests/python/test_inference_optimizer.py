@@ -332,6 +332,79 @@ def test_parts_of_other_sizes_are_refused():
             workspace.Predictor(init_net(values), net.Proto(), optimize=optimized).run(dict(x=X))
 
 
+# ---------------------------------------------------------------- depthwise convolutions
+
+SEPARABLE = dict(w=(24, 1, 3, 3), s=(24,), t=(24,), m=(24,), v=(24,), w2=(8, 24, 1, 1), b2=(8,))
+
+
+def separable(outputs=("y",), depthwise=(), pixelwise=(), more=()):
+    net = core.Net("net")
+    net.Conv(["x", "w"], "d", **dict(kernel=3, pad=1, stride=2, group=24) | dict(depthwise))
+    net.SpatialBN(["d", "s", "t", "m", "v"], "d", is_test=1)
+    net.Clip("d", "d", min=0.0, max=6.0)
+    net.Conv(["d", "w2", "b2"], "y", **dict(kernel=1) | dict(pixelwise))
+    for op, inputs, output in more:
+        getattr(net, op)(inputs, output)
+    net.Proto().external_output.extend(outputs)
+    return net
+
+
+@pytest.mark.parametrize("shapes", [True, False])
+@pytest.mark.parametrize("net_type", ["simple", "dag"])
+@pytest.mark.parametrize("more", [[], [("Relu", "y", "y")], [("Sum", ["y", "r"], "y"), ("Relu", "y", "y")]])
+def test_separable_convolution(more, net_type, shapes):
+    net = separable(more=more)
+    net.Proto().type = net_type
+    given = arrays(40, x=(2, 24, 9, 8), r=(2, 8, 5, 4))
+    new = check(net, arrays(41, **SEPARABLE), ["SeparableConv"], shapes,
+                **{n: v for n, v in given.items() if n == "x" or len(more) == 2})
+    op, = new.op
+    assert list(op.input) == ["x", "w_folded", "w_bias_folded", "w2", "b2"] + ["r"] * (len(more) == 2)
+    assert {a.name for a in op.arg} >= {"depthwise_kernel", "depthwise_group", "depthwise_high", "kernel"}
+    p = workspace.Predictor(init_net(arrays(41, **SEPARABLE)), net.Proto())
+    if len(more) < 2:
+        for shape in ((2, 24, 9, 8), (300, 24, 9, 8), (1, 24, 2, 30), (0, 24, 6, 5)):
+            x = arrays(42, x=shape)["x"]
+            close(p.run(dict(x=x)), outputs(init_net(arrays(41, **SEPARABLE)), net.Proto(), x=x))
+
+
+def test_separable_convolutions_in_a_row_share_memory():
+    """MobileNet's blocks: what the residual adds to lives on."""
+    net, values = core.Net("net"), {}
+    for i in range(4):
+        x = f"y{i - 1}" if i else "x"
+        net.Conv([x, f"e{i}"], f"a{i}", kernel=1)
+        net.Relu(f"a{i}", f"a{i}")
+        net.Conv([f"a{i}", f"d{i}"], f"b{i}", kernel=3, pad=1, group=48)
+        net.Relu(f"b{i}", f"b{i}")
+        net.Conv([f"b{i}", f"p{i}"], f"c{i}", kernel=1)
+        net.Sum([f"c{i}", x], f"y{i}")
+        values |= arrays(i, **{f"e{i}": (48, 16, 1, 1), f"d{i}": (48, 1, 3, 3), f"p{i}": (16, 48, 1, 1)})
+    net.Proto().external_output.append("y3")
+    values = {n: v / F(3) for n, v in values.items()}
+    new = check(net, values, ["ConvFused", "SeparableConv"] * 4, x=arrays(9, x=(2, 16, 7, 7))["x"])
+    assert len({name for op in new.op for name in op.output}) == 3      # between, the sum, the answer
+    shapes = {n: v.shape for n, v in values.items()} | {f"{n}{i}_bias": (m,) for i in range(4)
+                                                       for n, m in (("e", 48), ("d", 48), ("p", 16))}
+    assert divide(new, "x", shapes | {"x": (8, 16, 7, 7)}, 70000).parts > 1
+
+
+@pytest.mark.parametrize("why, arguments, left", [
+    ("asked for", dict(outputs=("d", "y")), 2),
+    ("read twice", dict(more=[("Sigmoid", "d", "z")], outputs=("y", "z")), 3),
+    ("not of pixels", dict(pixelwise=dict(stride=2)), 2),
+    ("with a border", dict(pixelwise=dict(pad=1)), 2),
+    ("groups", dict(depthwise=dict(group=12)), 2),
+])
+def test_other_convolutions_stay(why, arguments, left):
+    values = arrays(43, **SEPARABLE)
+    if why == "groups":
+        values["w"] = arrays(44, w=(24, 2, 3, 3))["w"]
+    net = separable(**arguments)
+    wanted = ["ConvFused", "Conv", "Sigmoid"][:left]
+    check(net, values, wanted, x=arrays(40, x=(2, 24, 9, 8))["x"])
+
+
 # ---------------------------------------------------------------- leftovers, dead operators
 
 def test_leftovers_of_training_go():

@@ -311,7 +311,8 @@ WAYS = {
 cdef class Conv16:
     """A convolution of blocked images (NCHW for the way "first") with filters packed once.
 
-    The way is the fastest one unless named. Called with images, it returns blocked images.
+    The way is the fastest one unless named. Called with images, it returns blocked images. Called with a depthwise
+    convolution and its bias and bounds, too, it convolves what that one answers to the images.
     """
 
     cdef conv16_t c
@@ -338,27 +339,43 @@ cdef class Conv16:
         return next(name for name, code in WAYS.items() if code == self.code)
 
     def __call__(self, x, bias=None, residual=None, double low=-np.inf, double high=np.inf, y=None,
-                 int nth=1):
+                 int nth=1, Conv16 before=None, before_bias=None, bounds=(-np.inf, np.inf)):
+        cdef depthwise16_t d
         cdef epilogue16_t e
         cdef int rc
-        self.c.batch = x.shape[0]
-        for i in range(2):
-            self.c.size[i] = x.shape[2 + i]
+        self.set_images(x.shape[0], x.shape[2:4] if before is None else (before.c.out[0], before.c.out[1]))
         if y is None:
             y = aligned((x.shape[0], (self.c.out_channels + 15) // 16, self.c.out[0], self.c.out[1], 16))
-        e.bias = <const float*> pointer(bias)
-        e.residual = <const float*> pointer(residual)
-        e.low = low
-        e.high = high
+        set_epilogue(&e, bias, residual, low, high)
         e.y_image = y.strides[0] // 4
         cdef const float* px = <const float*> pointer(x)
         cdef const float* pw = <const float*> pointer(self.packed)
         cdef float* py = <float*> pointer(y)
-        with nogil:
-            rc = self.k.conv16(&self.c, self.code, px, pw, &e, py, nth)
+        if before is None:
+            with nogil:
+                rc = self.k.conv16(&self.c, self.code, px, pw, &e, py, nth)
+        else:
+            before.set_images(x.shape[0], x.shape[2:4])
+            d.c, d.x, d.packed = before.c, px, <const float*> pointer(before.packed)
+            set_epilogue(&d.e, before_bias, None, bounds[0], bounds[1])
+            with nogil:
+                rc = self.k.separable16(&d, &self.c, self.code, pw, &e, py, nth)
         if rc:
             raise MemoryError
         return y
+
+    cdef set_images(self, batch, size):
+        self.c.batch = batch
+        for i in range(2):
+            self.c.size[i] = size[i]
+
+
+cdef set_epilogue(epilogue16_t* e, bias, residual, double low, double high):
+    e.bias = <const float*> pointer(bias)
+    e.residual = <const float*> pointer(residual)
+    e.low = low
+    e.high = high
+    e.y_image = 0
 
 
 cdef conv16_t shape16(batch, channels, size, out_channels, out, group, kernel, stride, pad, dilation):

@@ -254,8 +254,8 @@ typedef struct kernels_t {
     /* y = epilogue(x * filters). */
     int (*conv16)(const conv16_t* c, int way, const float* x, const float* packed,
                   const epilogue16_t* epilogue, float* y, int nth);
-    /* The same of what a depthwise convolution answers, which a convolution of 1x1 pixels makes
-     * where it reads it. */
+    /* The same of what a depthwise convolution, without a residual, answers; which a convolution of
+     * 1x1 pixels makes where it reads it. */
     int (*separable16)(const depthwise16_t* before, const conv16_t* c, int way,
                        const float* packed, const epilogue16_t* epilogue, float* y, int nth);
     /* Gradients, wherever conv16_way(c, CONV16_BLOCKED, 0) is not CONV16_NONE; that of filters not for depthwise
