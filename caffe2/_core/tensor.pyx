@@ -519,9 +519,11 @@ cdef int from_numpy(tensor_t* t, object array) except -1:
     cdef int dtype, i
     cdef int64_t[MAX_DIMS] shape
     a = array
-    if a.dtype.kind in "US":
-        a = a.astype(object)
-    dtype = _DTYPES.get(a.dtype, UNDEFINED)
+    dtype = FLOAT if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT32 and cnp.PyArray_ISNOTSWAPPED(a) else UNDEFINED
+    if dtype == UNDEFINED:
+        if a.dtype.kind in "US":
+            a = a.astype(object)
+        dtype = _DTYPES.get(a.dtype, UNDEFINED)
     if dtype == UNDEFINED:
         native = a.dtype.newbyteorder("=")
         dtype = _DTYPES.get(native, UNDEFINED)
