@@ -57,7 +57,18 @@ cdef class Correlation(Operator):
     cdef int filter_gradient_part(self, const float* x, const float* y, float* dw, int64_t first, int64_t last,
                                   int nth) noexcept nogil
 
+# What fit() found for images of that layout and shape, and filters and bias of those versions.
+cdef struct fitted_t:
+    int layout              # -1: nothing yet
+    int64_t x[4]
+    uint64_t version, bias_version
+    const depthwise16_t* before
+    int way
+    conv16_t c
+    int64_t y[4]
+
 cdef class Conv(Correlation):
+    cdef fitted_t fitted
     cdef float low, high
     cdef int residual           # input, 0 for none
     cdef bint winograd
@@ -70,6 +81,7 @@ cdef class Conv(Correlation):
 
     # Check inputs and find the shape of Y; how to convolve in the blocked layout, CONV16_NONE: not at all.
     cdef int fit(self, conv16_t* c, int64_t* shape) except -2 nogil
+    cdef int check_residual(self, const int64_t* shape) except -1 nogil
     # Then convolve.
     cdef int answer(self, const conv16_t* c, int way, const int64_t* shape) except -1 nogil
 

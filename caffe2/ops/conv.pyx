@@ -6,7 +6,7 @@ from cython.parallel cimport prange
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from caffe2._core.memory cimport aligned_new
 from caffe2._core.operator cimport Operator
@@ -518,6 +518,7 @@ cdef class Conv(Correlation):
     def setup(self):
         Correlation.setup(self)
         self.low, self.high = -INFINITY, INFINITY
+        self.fitted.layout = -1
         self.winograd = wants_winograd(self.args)
         self.blocked = self.windows.c.ndim == 2 and not self.windows.c.image.nhwc
 
@@ -535,6 +536,16 @@ cdef class Conv(Correlation):
 
     cdef int fit(self, conv16_t* c, int64_t* shape) except -2 nogil:
         cdef tensor_t* x = self.x[0]
+        cdef fitted_t* f = &self.fitted
+        if x.dtype == FLOAT and x.ndim == 4 and x.layout == f.layout and self.before == f.before and (
+                memcmp(x.shape, f.x, sizeof(f.x)) == 0 and self.x[1].version == f.version
+                and (self.num_inputs < 3 or self.x[2].version == f.bias_version)):
+            c[0] = f.c
+            memcpy(shape, f.y, sizeof(f.y))
+            if self.residual:
+                self.check_residual(shape)
+            return f.way
+        f.layout = -1
         self.expect(0, FLOAT)
         self.windows.fit(x.ndim, x.shape)
         make_plain(self.x[1])
@@ -546,9 +557,19 @@ cdef class Conv(Correlation):
             self.bias = <const float*>self.x[2].data
         window_shape(&self.windows.c, self.filters, shape)
         if self.residual:
-            self.expect(self.residual, FLOAT)
-            check_shape(self.x[self.residual], "residual", x.ndim, shape)
-        return self.way(c)
+            self.check_residual(shape)
+        f.way = self.way(c)
+        if x.ndim == 4 and not self.repacks:
+            f.layout, f.before, f.c = x.layout, self.before, c[0]
+            memcpy(f.x, x.shape, sizeof(f.x))
+            memcpy(f.y, shape, sizeof(f.y))
+            f.version = self.x[1].version
+            f.bias_version = self.x[2].version if self.num_inputs > 2 else 0
+        return f.way
+
+    cdef int check_residual(self, const int64_t* shape) except -1 nogil:
+        self.expect(self.residual, FLOAT)
+        return check_shape(self.x[self.residual], "residual", self.x[0].ndim, shape)
 
     cdef int answer(self, const conv16_t* c, int way, const int64_t* shape) except -1 nogil:
         if self.whole:

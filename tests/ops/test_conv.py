@@ -326,3 +326,39 @@ def test_misfits_of_gradients():
     workspace.FeedBlob("x", np.zeros((1, 3, 5, 5), F))
     with pytest.raises(RuntimeError, match="as many filters"):
         workspace.RunOperatorOnce(core.CreateOperator("ConvTranspose", ["x", "w"], ["y"], kernel=3))
+
+
+def test_inputs_that_change_between_runs():
+    """What was checked in one run is checked again where something is another in the next."""
+    rng = np.random.default_rng(0)
+    good = {"x": rng.standard_normal((1, 16, 5, 5)), "w": rng.standard_normal((32, 16, 3, 3)),
+            "b": rng.standard_normal(32)}
+    good = {name: value.astype(np.float32) for name, value in good.items()}
+    workspace.ResetWorkspace()
+    for name, value in good.items():
+        workspace.FeedBlob(name, value)
+    net = core.Net("net")
+    net.Conv(["x", "w", "b"], "y", kernel=3)
+    workspace.CreateNet(net)
+
+    def run(name, value):
+        workspace.FeedBlob(name, value)
+        workspace.RunNet(net)
+        return workspace.FetchBlob("y")
+
+    first = run("x", good["x"])
+    for name, value, message in [
+        ("w", good["w"][:16], "must have 16 elements"), ("w", good["w"][:, :8], "filter must have shape"),
+        ("w", good["w"].astype(np.float64), "must be of type float"), ("b", good["b"][:31], "must have 32 elements"),
+        ("b", good["b"][None], "must have 1 dimensions"), ("x", good["x"][:, :8], "filter must have shape"),
+        ("x", good["x"][0], "must have 4 dimensions"), ("x", good["x"].astype(np.float64), "must be of type float"),
+        ("x", good["x"][..., :2], "does not fit"),
+    ]:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=message):
+                run(name, value)
+        np.testing.assert_array_equal(run(name, good[name]), first)
+    np.testing.assert_allclose(run("b", good["b"] + 1), first + 1, rtol=0, atol=1e-5)
+    assert run("x", good["x"][..., :4]).shape == (1, 32, 3, 2)
+    workspace.FeedBlob("b", good["b"][:16])
+    assert run("w", good["w"][:16]).shape == (1, 16, 3, 2)
