@@ -1,9 +1,11 @@
 """Depthwise separable convolution: a depthwise one, and the one after it, as one operator."""
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy
 
 from caffe2._core.blob cimport Blob
 from caffe2._core.operator cimport Operator, bind
-from caffe2._core.tensor cimport BLOCKED, FLOAT, clear, tensor_t
+from caffe2._core.tensor cimport BLOCKED, FLOAT, clear, count, tensor_t
+from caffe2.ops.blocked cimport BLOCK
 from caffe2.ops.conv cimport Conv, ConvFused
 from caffe2.ops.kernels.dispatch cimport CONV16_DEPTHWISE, CONV16_NONE, conv16_t, depthwise16_t
 
@@ -90,16 +92,17 @@ cdef class SeparableConv(Operator):
         return self.after.run()
 
 
-cdef void describe(tensor_t* t, const int64_t* shape) noexcept nogil:
-    """Make it a blocked tensor of that shape, with whatever memory it has."""
-    cdef int i
+cdef int describe(tensor_t* t, const int64_t* shape) except -1 nogil:
+    """Make it a blocked tensor of that shape, which must be possible, with whatever memory it has."""
+    cdef int64_t[4] padded
+    padded[0], padded[1], padded[2], padded[3] = shape[0], shape[1] + BLOCK, shape[2], shape[3]
+    count(4, padded, FLOAT)
     t.dtype = FLOAT
     t.layout = BLOCKED
     t.ndim = 4
-    t.size = 1
-    for i in range(4):
-        t.shape[i] = shape[i]
-        t.size *= shape[i]
+    t.size = shape[0] * shape[1] * shape[2] * shape[3]
+    memcpy(t.shape, shape, 4 * sizeof(int64_t))
+    return 0
 
 
 # ------------------------------------------------------------ registration

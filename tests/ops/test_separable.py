@@ -165,6 +165,15 @@ def test_bad_input(name, shape, message):
     assert "SeparableConv(z float" in str(e.value)
 
 
+@pytest.mark.parametrize("pad", [2**29, 2**30])
+def test_absurd_sizes(pad):
+    """What lies between would not fit any memory, though the answers do."""
+    feeds = feeds_of(np.random.default_rng(6), 1, 32, (9, 9), 16, 1)
+    op = join(*two({"kernel": 1, "pad": pad, "group": 32}, {"kernel": 1, "stride": 2**30}))
+    with pytest.raises(RuntimeError, match="SeparableConv.*z float"):
+        run([op], feeds)
+
+
 def test_it_has_no_gradient():
     op = join(*two({"kernel": 3, "group": 32}, {"kernel": 1}))
     with pytest.raises(Exception, match="SeparableConv"):
