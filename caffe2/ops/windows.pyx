@@ -49,10 +49,18 @@ def kernel_of(args):
 
 
 def is_pixelwise(args):
-    """Whether every window of images, NCHW and undivided, is one pixel, and every pixel a window."""
-    cdef Windows w = Windows(args)
-    cdef const image_t* g = &w.c.image
+    """Whether every window of images, NCHW and undivided, is one pixel, and every pixel a window.
+
+    Of arguments that do not fit, it is False; binding the operator says what is wrong with them.
+    """
+    cdef Windows w
+    cdef const image_t* g
     cdef int i
+    try:
+        w = Windows(args)
+    except (TypeError, ValueError):
+        return False
+    g = &w.c.image
     cdef bint plain = w.c.ndim == 2 and not g.nhwc and w.c.group == 1 and w.c.legacy_pad == NOTSET and not w.c.whole
     for i in range(3):
         plain &= g.kernel[i] == 1 and g.stride[i] == 1 and w.c.given_pad[i] == 0 and w.c.given_tail[i] == 0

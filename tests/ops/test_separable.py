@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caffe2._core import threads
+from caffe2._core.schema import OpSchema, TensorInfo
 from caffe2.proto import caffe2_pb2
 from caffe2.python import core, workspace
 
@@ -139,6 +140,20 @@ def test_changes_between_runs():
         close(np.nan_to_num(y), np.nan_to_num(expected))
 
 
+@pytest.mark.parametrize("args", [{"group": 32}, {"group": 32, "pad": 1}, {"pad": 1}, {}])
+def test_not_finite_in_other_convolutions(args):
+    """Filters of 3x3 pixels, for which neither Winograd's algorithm nor another depthwise convolution will do."""
+    feeds = feeds_of(np.random.default_rng(4), 1, 32, (9, 9), 32, 3, after=3)
+    feeds["w"] = feeds["w"][:, :32 // args.get("group", 1)].copy()
+    feeds["w"][3, 0, 1, 1] = np.nan
+    ops = two({"kernel": 3, "pad": 1, "group": 32}, {"kernel": 3, **args})
+    want, got = run(ops, feeds), run([join(*ops)], feeds)
+    assert not merged()
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    assert np.isnan(got).any() and np.isfinite(got).any()
+    close(np.nan_to_num(got), np.nan_to_num(want))
+
+
 @pytest.mark.parametrize("spoiled", ["w", "x", "db"])
 def test_not_finite(spoiled):
     feeds = feeds_of(np.random.default_rng(4), 1, 32, (9, 9), 16, 3)
@@ -172,6 +187,18 @@ def test_absurd_sizes(pad):
     op = join(*two({"kernel": 1, "pad": pad, "group": 32}, {"kernel": 1, "stride": 2**30}))
     with pytest.raises(RuntimeError, match="SeparableConv.*z float"):
         run([op], feeds)
+
+
+def test_shape_and_cost():
+    feeds = feeds_of(np.random.default_rng(7), 2, 32, (9, 8), 20, 3)
+    op = join(*two({"kernel": 3, "stride": 2, "group": 32}, {"kernel": 1, "relu": 1}))
+    infos = [TensorInfo(feeds[name].shape) for name in ("x", "dw", "db", "w", "b")]
+    schema = OpSchema.get("SeparableConv")
+    assert [tuple(info.shape) for info in schema.infer(op, infos)] == [(2, 20, 4, 3)]
+    pixels = 2 * 4 * 3
+    cost = schema.cost(op, infos)
+    assert cost["flops"] == 2 * pixels * (32 * 9 + 20 * 32)
+    assert cost["params_bytes"] == 4 * (32 * 9 + 32 + 20 * 32 + 20)
 
 
 def test_it_has_no_gradient():

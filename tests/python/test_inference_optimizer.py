@@ -368,6 +368,12 @@ def test_separable_convolution(more, net_type, shapes):
             close(p.run(dict(x=x)), outputs(init_net(arrays(41, **SEPARABLE)), net.Proto(), x=x))
 
 
+def test_wrong_arguments_after_a_depthwise_convolution():
+    net, values = separable(pixelwise=dict(pads=[1, 2, 3])), arrays(41, **SEPARABLE)
+    with pytest.raises(RuntimeError, match=r"pad needs 4 values.*operator Conv\("):
+        workspace.Predictor(init_net(values), net.Proto()).run(dict(x=arrays(40, x=(2, 24, 9, 8))["x"]))
+
+
 def test_separable_convolutions_in_a_row_share_memory():
     """MobileNet's blocks: what the residual adds to lives on."""
     net, values = core.Net("net"), {}

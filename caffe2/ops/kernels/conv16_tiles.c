@@ -15,7 +15,7 @@
 #include "share.h"
 
 #define X_BYTES (1280l << 10) /* of a band, split: most of the second-level cache */
-#define FIRST_LINES 512 /* of filters, at most, that come while a band is split */
+#define FIRST_LINES 512       /* of filters, at most, that come while a band is split */
 #define PART_WORK 4e6         /* multiplications, and pixels, that make a part worth while */
 #define PART_PIXELS 128
 #define PART (AMX_STEP * 2l) /* bytes of a pixel's numbers */

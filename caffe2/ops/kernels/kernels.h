@@ -106,7 +106,7 @@ enum {
     CONV16_TILES
 };
 
-/* What images a convolution meets; the last are what a depthwise convolution answers (separable16). */
+/* What images a convolution meets; the last are what a depthwise one answers (separable16). */
 enum { CONV16_BLOCKED, CONV16_NCHW, CONV16_ANSWERS };
 
 enum { POOL16_MAX, POOL16_AVERAGE, POOL16_AVERAGE_PAD /* counts the border's zeros */ };
@@ -254,12 +254,13 @@ typedef struct kernels_t {
     /* y = epilogue(x * filters). */
     int (*conv16)(const conv16_t* c, int way, const float* x, const float* packed,
                   const epilogue16_t* epilogue, float* y, int nth);
-    /* The same of what a depthwise convolution, without a residual, answers; which a convolution of
-     * 1x1 pixels makes where it reads it. */
+    /* The same of what a depthwise convolution, without a residual, answers, made where it is read.
+     * c is of 1x1 pixels, stride 1, without border or groups. */
     int (*separable16)(const depthwise16_t* before, const conv16_t* c, int way,
                        const float* packed, const epilogue16_t* epilogue, float* y, int nth);
-    /* Gradients, wherever conv16_way(c, CONV16_BLOCKED, 0) is not CONV16_NONE; that of filters not for depthwise
-     * ones, that of images not for strides with dilation. w and dw are OIHW, the rest blocked. */
+    /* Gradients, wherever conv16_way(c, CONV16_BLOCKED, 0) is not CONV16_NONE; that of filters not
+     * for depthwise ones, that of images not for strides with dilation. w and dw are OIHW, the rest
+     * blocked. */
     int (*conv16_filter_gradient)(const conv16_t* c, const float* x, const float* dy, float* dw,
                                   int nth);
     int (*conv16_image_gradient)(const conv16_t* c, int winograd, const float* dy, const float* w,
