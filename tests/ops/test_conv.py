@@ -82,6 +82,11 @@ SIZES = {
     "groups": ((3, 8, 19, 19), 12, dict(kernels=[3, 3], pads=[1] * 4), 4),
     "volume": ((2, 6, 9, 10, 17), 8, dict(kernels=[3, 2, 3], strides=[1, 2, 1], pads=[1] * 6), 1),
     "spread": ((2, 7, 30, 30), 8, dict(kernels=[3, 3], dilations=[3, 2], pads=[2] * 4), 1),
+    "narrow": ((6, 5, 19, 4), 9, dict(kernels=[3, 3], pads=[1] * 4), 1),
+    "narrow step": ((6, 5, 19, 7), 9, dict(kernels=[3, 4], strides=[1, 2], pads=[1, 2, 1, 1]), 1),
+    "large": ((2, 3, 30, 31), 9, dict(kernels=[11, 11], pads=[5] * 4), 1),
+    "large behind": ((2, 3, 30, 31), 9, dict(kernels=[11, 11], pads=[0, 0, 5, 5]), 1),
+    "large inside": ((2, 3, 21, 22), 9, dict(kernels=[11, 11], dilations=[1, 2], pads=[0] * 4), 1),
     "sequence": ((3, 16, 300), 32, dict(kernels=[9], strides=[2], pads=[4, 3]), 1),
 }
 

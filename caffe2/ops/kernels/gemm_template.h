@@ -210,10 +210,6 @@ static FN(source_t) FN(source)(const operand_t* o, int which, long k) {
     return s;
 }
 
-#if GROUP == 1
-#include "image_template.h"
-#endif
-
 /* Turns LANES vectors around: lane j of vector i becomes lane i of vector j. */
 INLINE void FN(transpose)(V* v) {
 #define LOW(q, l) ((l) & (q) ? LANES + (l) - (q) : (l))
@@ -272,6 +268,8 @@ INLINE void FN(store_turned)(V* v, long columns, long width, V_MASK store, REAL*
 }
 
 #if GROUP == 1
+#include "image_template.h"
+
 /* Panel of n <= width rows of A or columns of B, from j0 on: d[k * width + j]. Up to the next
  * multiple of LANES, the rest of the width is filled with zeros. */
 static void FN(pack_panel)(const FN(source_t) * s, long j0, long n, long width, long k0, long kc,
@@ -280,7 +278,10 @@ static void FN(pack_panel)(const FN(source_t) * s, long j0, long n, long width, 
     if (!s->along) {
         const long padded = MIN((n + LANES - 1) / LANES * LANES, width);
 #ifdef V_RANGE
-        if (g && width == NR && FN(pack_pixels)(g, s->x, j0, n, k0, kc, d)) return;
+        if (g && width == NR && FN(are_few)(g)) {
+            FN(pack_pixels)(g, s->x, j0, n, k0, kc, d);
+            return;
+        }
 #endif
         if (g) FN(lines)(g, s->x, k0, kc, j0, n, d, width);
         const REAL* x = s->x + k0 * s->ld + j0;
@@ -293,6 +294,12 @@ static void FN(pack_panel)(const FN(source_t) * s, long j0, long n, long width, 
         }
         return;
     }
+#ifdef V_RANGE
+    if (g && FN(are_few)(g)) {
+        FN(pack_windows)(g, s->x, j0, n, width, k0, kc, d);
+        return;
+    }
+#endif
     REAL windows[LANES * KC] __attribute__((aligned(64)));
     for (long j = 0; j < n; j += LANES) {
         const long rows = MIN(n - j, LANES), ld = g ? KC : s->ld;

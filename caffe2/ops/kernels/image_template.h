@@ -11,9 +11,10 @@ typedef struct {
     int inside;   /* under every tap all of its pixels lie inside the image */
 } piece_t;
 
-/* Pieces of columns first..first + n; none crosses a multiple of `cut` columns. */
-static long pieces_of(const image_t* g, long first, long n, long cut, piece_t* p) {
-    cursor_t c = column_of(g, first);
+/* Pieces of n columns from the cursor on, which moves behind them; none crosses a multiple of `cut`
+ * columns. */
+static long pieces_of(const image_t* g, cursor_t* at, long n, long cut, piece_t* p) {
+    cursor_t c = *at;
     int reach[3];
     long count = 0;
     for (int i = 0; i < 3; i++) reach[i] = (g->kernel[i] - 1) * g->dilation[i];
@@ -40,7 +41,17 @@ static long pieces_of(const image_t* g, long first, long n, long cut, piece_t* p
             }
         }
     }
+    *at = c;
     return count;
+}
+
+/* Whether all windows lie inside the image. */
+static int is_inside(const image_t* g) {
+    for (int i = 0; i < 3; i++)
+        if (g->pad[i] > 0 || (g->out[i] - 1l) * g->stride[i] - g->pad[i] +
+                                     (g->kernel[i] - 1l) * g->dilation[i] >= g->size[i])
+            return 0;
+    return 1;
 }
 
 /* Where a tap is, from the first one. */
@@ -124,7 +135,7 @@ static void FN(lines)(const image_t* g, const REAL* x, long first, long rows, lo
                       long ld) {
     cursor_t row = row_of(g, first), c = column_of(g, column);
     piece_t pieces[KC];
-    const long count = g->nhwc ? 0 : pieces_of(g, column, n, KC, pieces);
+    const long count = g->nhwc ? 0 : pieces_of(g, &c, n, KC, pieces);
     for (long i = 0; i < rows; i++, d += ld, next_row(g, &row)) {
         if (g->nhwc) FN(window)(g, x, &row, &c, n, d);
         else FN(line)(g, x, &row, pieces, count, d);
@@ -137,61 +148,132 @@ typedef struct {
     V_MASK m, behind; /* behind: the second of two vectors, for every second pixel */
 } FN(load_t);
 
-/* A panel of B, NCHW: vectors are put together from a few masked loads, which are the same in
- * every channel. Returns 0 where there are too many. */
-static int FN(pack_pixels)(const image_t* g, const REAL* x, long j0, long n, long k0, long kc, REAL* d) {
-    const long taps = image_taps(g), vectors = (n + LANES - 1) / LANES;
+/* Up to NR columns, NCHW, as vectors: each is put together from a few masked loads, which are the
+ * same in every channel and, where all windows lie inside the image, under every tap. */
+typedef struct {
+    FN(load_t) loads[PIECES]; /* [tap][vector][load] */
+    long each, tap;           /* loads of a vector; from tap to tap */
+} FN(pixels_t);
+
+/* Whether there is room for the loads of any columns. */
+static int FN(are_few)(const image_t* g) {
+    const long line = MAX(1, g->out[2]), each = MIN(LANES, (LANES + line - 2) / line + 1);
+    return !g->nhwc && g->stride[2] <= 2 && 2 * each * (is_inside(g) ? 1 : image_taps(g)) <= PIECES;
+}
+
+static void FN(find_pixels)(const image_t* g, cursor_t* first, long n, FN(pixels_t) * p) {
     piece_t pieces[NR];
-    if (g->nhwc || g->stride[2] > 2 || taps > PIECES) return 0;
-    const long count = pieces_of(g, j0, n, LANES, pieces);
-    FN(load_t) loads[PIECES], *l = loads;
-    int tap[3] = {0, 0, 0}, inside = 1;
-    long half = 0; /* pieces of the first vector */
+    const long count = pieces_of(g, first, n, LANES, pieces);
+    const long s = g->stride[2];
+    FN(load_t)* l = p->loads;
+    long each[2] = {0, 0};
+    int inside = 1, tap[3] = {0, 0, 0};
     for (long i = 0; i < count; i++) {
-        half += pieces[i].column < LANES;
+        each[pieces[i].column / LANES]++;
         inside &= pieces[i].inside;
     }
-    /* Where all lie inside, one entry serves all taps. */
-    if (!inside && count * taps > PIECES) return 0;
-    for (long t = 0; t < (inside ? 1 : taps); t++, advance(tap, g->kernel))
-        for (long i = 0; i < count; i++, l++) {
-            const piece_t* p = pieces + i;
-            const long lane = p->column % LANES;
-            long lo, hi;
-            piece_inside(g, p, tap, &lo, &hi);
-            lo += lane;
-            hi += lane;
-            l->at = p->at - lane * g->stride[2];
-            if (g->stride[2] == 1) l->m = V_RANGE(lo, hi);
-            else {
-                const long from = 2 * lo, to = hi > lo ? 2 * hi - 1 : from;
+    p->each = MAX(each[0], each[1]);
+    p->tap = inside ? 0 : p->each * (n > LANES ? 2 : 1);
+    for (long t = inside ? 1 : image_taps(g); t > 0; t--, advance(tap, g->kernel)) {
+        const piece_t* q = pieces;
+        for (int v = 0; v * LANES < n; v++)
+            for (long i = 0; i < p->each; i++, l++) {
+                if (i >= each[v]) {
+                    *l = (FN(load_t)){l[-1].at, V_RANGE(0, 0), V_RANGE(0, 0)};
+                    continue;
+                }
+                long lo, hi;
+                piece_inside(g, q, tap, &lo, &hi);
+                const long lane = q->column % LANES, from = s * (lo + lane), some = hi - lo;
+                const long to = some > 0 ? from + (some - 1) * s + 1 : from;
+                l->at = q++->at - lane * s;
                 l->m = V_RANGE(MIN(from, LANES), MIN(to, LANES));
                 l->behind = V_RANGE(MAX(from - LANES, 0), MAX(to - LANES, 0));
             }
-        }
-    cursor_t row = row_of(g, k0);
-    long t = k0 % taps;
-    for (long k = 0; k < kc; k++, d += NR) {
-        const REAL* from = x + row.channel * g->step + tap_offset(g, row.at);
-        const FN(load_t)* p = inside ? loads : loads + t * count;
-        const FN(load_t)* middle = p + half;
-        const FN(load_t)* end = p + count;
-        for (int v = 0; v < vectors; v++, middle = end) {
-            V_INDEX sum = {0};
-            if (g->stride[2] == 1)
-                for (; p < middle; p++) sum |= (V_INDEX)V_LOAD(from + p->at, p->m);
-            else
-                for (; p < middle; p++) {
-                    const V a = V_LOAD(from + p->at, p->m);
-                    const V b = V_LOAD(from + p->at + LANES, p->behind);
-                    sum |= (V_INDEX)SHUFFLE(V_INDEX, V_LANES, a, b, EVEN, 1);
-                }
-            *(V*)(d + v * LANES) = (V)sum;
-        }
-        t = t + 1 == taps ? 0 : t + 1;
-        next_row(g, &row);
     }
-    return 1;
+}
+
+INLINE V FN(gather)(const long each, const int every_second, const REAL* from, const FN(load_t) * l) {
+    V_INDEX all = {0};
+    for (long i = 0; i < each; i++, l++) {
+        const REAL* q = from + l->at;
+        const V a = V_LOAD(q, l->m);
+        if (every_second) {
+            const V b = V_LOAD(q + LANES, l->behind);
+            all |= (V_INDEX)SHUFFLE(V_INDEX, V_LANES, a, b, EVEN, 1);
+        } else all |= (V_INDEX)a;
+    }
+    return (V)all;
+}
+
+/* Where a row's pixels are under its tap: from the first tap of the first channel, and which tap it is. */
+typedef struct {
+    long at, tap;
+} FN(row_t);
+
+static void FN(find_rows)(const image_t* g, long first, long n, FN(row_t) * rows) {
+    cursor_t c = row_of(g, first);
+    const long taps = image_taps(g);
+    for (long i = 0, tap = first % taps; i < MIN(n, taps); i++, next_row(g, &c)) {
+        rows[i] = (FN(row_t)){c.channel * g->step + tap_offset(g, c.at), tap};
+        tap = tap + 1 == taps ? 0 : tap + 1;
+    }
+    for (long i = taps; i < n; i++) rows[i] = (FN(row_t)){rows[i - taps].at + g->step, rows[i - taps].tap};
+}
+
+/* f is compiled for each small number of loads. */
+#define BY_LOADS(g, p, f, ...)                                  \
+    if ((g)->stride[2] == 2) f((p)->each, 1, __VA_ARGS__);      \
+    else if ((p)->each == 1) f(1, 0, __VA_ARGS__);              \
+    else if ((p)->each == 2) f(2, 0, __VA_ARGS__);              \
+    else f((p)->each, 0, __VA_ARGS__)
+
+INLINE void FN(gather_along)(const long each, const int every_second, const FN(pixels_t) * p, const REAL* x,
+                             const FN(row_t) * rows, long n, int vectors, REAL* d) {
+    for (const FN(row_t)* end = rows + n; rows < end; rows++, d += NR)
+        for (int v = 0; v < vectors; v++)
+            *(V*)(d + v * LANES) = FN(gather)(each, every_second, x + rows->at,
+                                              p->loads + rows->tap * p->tap + v * each);
+}
+
+/* A panel of B. */
+static void FN(pack_pixels)(const image_t* g, const REAL* x, long j0, long n, long k0, long kc, REAL* d) {
+    cursor_t first = column_of(g, j0);
+    FN(pixels_t) p;
+    FN(row_t) rows[KC];
+    FN(find_pixels)(g, &first, n, &p);
+    FN(find_rows)(g, k0, kc, rows);
+    BY_LOADS(g, &p, FN(gather_along), &p, x, rows, kc, n > LANES ? 2 : 1, d);
+}
+
+/* Vector v of LANES rows, of which n are there. */
+INLINE void FN(gather_square)(const long each, const int every_second, const FN(pixels_t) * p, int v,
+                              const REAL* x, const FN(row_t) * rows, long n, V* square) {
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) {
+        const FN(row_t)* r = rows + i;
+        square[i] = i < n ? FN(gather)(each, every_second, x + r->at, p->loads + r->tap * p->tap + v * each)
+                          : (V){0};
+    }
+}
+
+/* The same of the transposed matrix, or a panel of A. */
+static void FN(pack_windows)(const image_t* g, const REAL* x, long j0, long n, long width, long k0,
+                             long kc, REAL* d) {
+    cursor_t column = column_of(g, k0);
+    FN(pixels_t) p;
+    FN(row_t) rows[NR];
+    FN(find_rows)(g, j0, n, rows);
+    for (long k = 0; k < kc; k += LANES) {
+        const int v = k / LANES % 2;
+        if (!v) FN(find_pixels)(g, &column, MIN(NR, kc - k), &p);
+        for (long j = 0; j < n; j += LANES) {
+            V square[LANES];
+            BY_LOADS(g, &p, FN(gather_square), &p, v, x, rows + j, n - j, square);
+            FN(store_turned)(square, MIN(kc - k, LANES), width, V_FIRST(MIN(width - j, LANES)),
+                             d + k * width + j);
+        }
+    }
 }
 #endif
 
