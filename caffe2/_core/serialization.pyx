@@ -5,6 +5,8 @@ from which each number comes as an object, serve only what is no tensor.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
+from google.protobuf.message import DecodeError
+
 from libc.stdint cimport (
     INT64_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
 )
@@ -55,6 +57,28 @@ cdef int field_of(int dtype) noexcept nogil:
     if dtype in (INT32, BOOL, UINT8, INT8, UINT16, INT16, FLOAT16):
         return INT32_DATA
     return 0
+
+
+def parse(message, data):
+    """A message that comes as bytes, or parsed already.
+
+    Parameters
+    ----------
+    message : type
+        Its class.
+    data : bytes or message
+
+    Raises
+    ------
+    RuntimeError
+        If the bytes are not such a message.
+    """
+    if isinstance(data, message):
+        return data
+    try:
+        return message.FromString(data)
+    except (DecodeError, TypeError) as e:
+        raise RuntimeError(f"not a {message.DESCRIPTOR.name}, or a corrupt or truncated one: {e}") from e
 
 
 # ---------------------------------------------------------------- varints

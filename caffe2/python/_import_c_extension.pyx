@@ -8,7 +8,6 @@ import contextlib
 import threading
 
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from caffe2._core import gradient as _gradient
 from caffe2._core import inference as _inference
@@ -23,7 +22,9 @@ from caffe2._core.observer import OBSERVERS as _OBSERVERS
 from caffe2._core.observer import Observer
 from caffe2._core.operator import Operator, run_once
 from caffe2._core.plan import run_plan as _run_plan
+from caffe2._core.predictor import Predictor
 from caffe2._core.schema import OpSchema, TensorInfo
+from caffe2._core.serialization import parse
 from caffe2._core.tensor import Tensor
 from caffe2._core.workspace import Workspace, feed_blob, fetch_blob, view_blob, workspaces
 from caffe2._core.workspace import current_name as current_workspace
@@ -58,16 +59,6 @@ def __getattr__(name):
 
         return cuda.unavailable() is None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _parse(message, data):
-    """Parse a message that may come as bytes or already parsed."""
-    if isinstance(data, message):
-        return data
-    try:
-        return message.FromString(data)
-    except (DecodeError, TypeError) as e:
-        raise RuntimeError(f"not a {message.DESCRIPTOR.name}, or a corrupt or truncated one: {e}") from e
 
 
 def _current():
@@ -173,7 +164,7 @@ def _net(name):
 
 def create_net(net_def, overwrite=False):
     """Bind a net in the current workspace."""
-    _create_net(_parse(caffe2_pb2.NetDef, net_def), _current(), overwrite)
+    _create_net(parse(caffe2_pb2.NetDef, net_def), _current(), overwrite)
     return True
 
 
@@ -200,24 +191,24 @@ def run_net(name, num_iter=1, allow_fail=False):
 
 def run_net_once(net_def):
     """Bind a net, run it once and forget it."""
-    return bind_net(_parse(caffe2_pb2.NetDef, net_def), _current()).run()
+    return bind_net(parse(caffe2_pb2.NetDef, net_def), _current()).run()
 
 
 def run_operator_once(op_def):
     """Bind an operator and run it once."""
-    run_once(_parse(caffe2_pb2.OperatorDef, op_def), _current())
+    run_once(parse(caffe2_pb2.OperatorDef, op_def), _current())
     return True
 
 
 def run_operator_multiple(op_def, num_runs):
     """Bind an operator once and run it `num_runs` times."""
-    net = caffe2_pb2.NetDef(op=[_parse(caffe2_pb2.OperatorDef, op_def)])
+    net = caffe2_pb2.NetDef(op=[parse(caffe2_pb2.OperatorDef, op_def)])
     return bind_net(net, _current()).run(num_runs)
 
 
 def run_plan(plan_def):
     """Run a plan in the current workspace."""
-    return _run_plan(_parse(caffe2_pb2.PlanDef, plan_def), _current())
+    return _run_plan(parse(caffe2_pb2.PlanDef, plan_def), _current())
 
 
 class BackgroundPlan:
@@ -252,7 +243,7 @@ class BackgroundPlan:
 
 def run_plan_in_background(plan_def):
     """Start a plan in a thread of its own."""
-    return BackgroundPlan(_parse(caffe2_pb2.PlanDef, plan_def), _current())
+    return BackgroundPlan(parse(caffe2_pb2.PlanDef, plan_def), _current())
 
 
 def benchmark_net(name, warmup_runs, main_runs, run_individual):
@@ -262,7 +253,7 @@ def benchmark_net(name, warmup_runs, main_runs, run_individual):
 
 def benchmark_net_once(net_def):
     """Milliseconds of each operator in one run of a net, after the whole's."""
-    return bind_net(_parse(caffe2_pb2.NetDef, net_def), _current()).benchmark(0, 1, True)
+    return bind_net(parse(caffe2_pb2.NetDef, net_def), _current()).benchmark(0, 1, True)
 
 
 def add_observer_to_net(net_name, observer_type):
@@ -310,12 +301,12 @@ def op_registry_key(op_type, engine):
 
 def get_gradient_defs(op_def, output_gradients):
     """Serialized operators that compute an operator's gradient, and the gradients of its inputs."""
-    ops, grads = _gradient.gradient_ops(_parse(caffe2_pb2.OperatorDef, op_def), output_gradients)
+    ops, grads = _gradient.gradient_ops(parse(caffe2_pb2.OperatorDef, op_def), output_gradients)
     return [op.SerializeToString() for op in ops], grads
 
 
 def _infer(net_defs, known):
-    nets = [_parse(caffe2_pb2.NetDef, n) for n in net_defs]
+    nets = [parse(caffe2_pb2.NetDef, n) for n in net_defs]
     return _inference.to_proto(_inference.infer_nets(nets, known)).SerializeToString()
 
 
@@ -333,7 +324,7 @@ def infer_shapes_and_types_from_map(net_defs, blob_dimensions, blob_types=None):
 
 def infer_op_input_output_device(op_def):
     """Serialized DeviceOptions of an operator's inputs, and of its outputs."""
-    op = _parse(caffe2_pb2.OperatorDef, op_def)
+    op = parse(caffe2_pb2.OperatorDef, op_def)
     schema = OpSchema.get(op.type)
     if schema is None:
         raise RuntimeError(f"operator {op.type} has no schema")
@@ -343,7 +334,7 @@ def infer_op_input_output_device(op_def):
 
 def get_operator_cost(op_def, input_blobs):
     """(flops, bytes written, bytes read) of one run of an operator on blobs of the current workspace."""
-    op = _parse(caffe2_pb2.OperatorDef, op_def)
+    op = parse(caffe2_pb2.OperatorDef, op_def)
     schema = OpSchema.get(op.type)
     if schema is None:
         raise RuntimeError(f"operator {op.type} has no schema")
@@ -429,7 +420,7 @@ def memonger_optimize_inference_net(net_def, static_blobs):
     """A serialized net whose blobs share memory; see `caffe2.python.memonger.optimize_inference_fast`."""
     from caffe2.python.memonger import optimize_inference_fast
 
-    return optimize_inference_fast(_parse(caffe2_pb2.NetDef, net_def), map(_text, static_blobs)).SerializeToString()
+    return optimize_inference_fast(parse(caffe2_pb2.NetDef, net_def), map(_text, static_blobs)).SerializeToString()
 
 
 def memonger_compute_blob_recycling_for_dag(
@@ -438,7 +429,7 @@ def memonger_compute_blob_recycling_for_dag(
     from caffe2.python.memonger import _share
 
     return _share(
-        _parse(caffe2_pb2.NetDef, net_def), set(map(_text, heads)), op_indices, set(map(_text, shareable)),
+        parse(caffe2_pb2.NetDef, net_def), set(map(_text, heads)), op_indices, set(map(_text, shareable)),
         _text(namescope), set(map(_text, dont_share)),
         {_text(n): s for n, s in (blob_shapes or {}).items()}).SerializeToString()
 
@@ -530,7 +521,7 @@ def fill_random_network_inputs(net_def, input_dims, input_types):
     input_types : list of list of str
         For each operator, ``float`` or ``int`` for each of its inputs.
     """
-    net = _parse(caffe2_pb2.NetDef, net_def)
+    net = parse(caffe2_pb2.NetDef, net_def)
     rng = np.random.default_rng(0)
     written = set()
     for op, dims, types in zip(net.op, input_dims, input_types, strict=True):
@@ -542,159 +533,3 @@ def fill_random_network_inputs(net_def, input_dims, input_types):
             else:
                 feed_blob(name, rng.standard_normal(shape, dtype=np.float32))
         written.update(op.output)
-
-
-# Bytes of the input and of intermediate blobs from which on a Predictor divides a batch.
-BATCH_MEMORY = 48 << 20
-
-
-def _pieces(data):
-    """Serialized nets of one operator each, with what else there is, of a serialized net: large ones in little memory.
-
-    Where an operator's bytes are not found, the rest is returned as it is, for the parser to complain about.
-    """
-    operators, common, at = [], [], 0
-    while at < len(data):
-        start, (tag, at) = at, _varint(data, at)
-        if tag & 7 != 2:                    # a scalar field, or none of a NetDef's: left to the parser
-            return [data]
-        size, at = _varint(data, at)
-        at += size
-        (operators if tag >> 3 == 2 else common).append((start, at))
-    if at != len(data) or not operators:
-        return [data]
-    rest = b"".join(data[i:j] for i, j in common)
-    return (data[i:j] + rest for i, j in operators)
-
-
-def _varint(data, at):
-    """A number of variable length, and where it ends."""
-    value = shift = 0
-    while at < len(data):
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-    return value, at
-
-
-class Predictor:
-    """A model: its init net is run once, its predict net for each call of `run`, in a workspace of its own.
-
-    Parameters
-    ----------
-    init_net, predict_net : NetDef or bytes
-    optimize : bool
-        Whether the predict net is rewritten for inference when it first runs. Its outputs then differ by rounding, and
-        parameters that went into others can no longer be given to `run`. Large batches go through it in parts, where
-        it treats images independently.
-    """
-
-    def __init__(self, init_net, predict_net, optimize=True):
-        self._net_def = _parse(caffe2_pb2.NetDef, predict_net)
-        self._workspace = Workspace(".", _current())
-        for net in _pieces(init_net) if isinstance(init_net, bytes) else [init_net]:
-            bind_net(_parse(caffe2_pb2.NetDef, net), self._workspace).run()
-        self._inputs = list(self._net_def.external_input)
-        self._outputs = list(self._net_def.external_output)
-        self._optimize = bool(optimize)
-        self._folded = set()
-        self._net = None
-        self._split = self._optimize
-        self._divided = None, None, []      # (input, shape) of the last run, its division, and (blob, joined) pairs
-
-    def run(self, inputs):
-        """Predict.
-
-        Parameters
-        ----------
-        inputs : list of numpy.ndarray, or dict of str to numpy.ndarray
-            The first of the net's external inputs, in their order, or any by name; the others are as they were.
-
-        Returns
-        -------
-        list of numpy.ndarray
-            The net's external outputs.
-
-        Raises
-        ------
-        RuntimeError
-            If there are more inputs than the net has, a name is not one of its inputs, or an operator fails.
-        """
-        if not isinstance(inputs, dict):
-            inputs = list(inputs)
-            if len(inputs) > len(self._inputs):
-                raise RuntimeError(f"net {self._net_def.name!r} takes {len(self._inputs)} inputs, not {len(inputs)}")
-            inputs = dict(zip(self._inputs, inputs, strict=False))
-        for name in inputs:
-            if name not in self._inputs:
-                raise RuntimeError(f"{name!r} is not an input of net {self._net_def.name!r}")
-            if name in self._folded:
-                raise RuntimeError(f"{name!r} went into other parameters of net {self._net_def.name!r} when it first "
-                                   "ran; make the Predictor with optimize=False, or give it from the first run on")
-            self._workspace.create_local(name)
-        if self._net is None:
-            if self._optimize:
-                self._rewrite(inputs)
-            self._net = bind_net(self._net_def, self._workspace)
-        inputs = {name: np.asarray(value) for name, value in inputs.items()}
-        if self._split and len(inputs) == 1:
-            (name, value), = inputs.items()
-            division, joined = self._divide(name, value.shape)
-            if division.parts > 1 or division.groups > 1:
-                blob = self._workspace[name]
-                results = [self._run_part(blob, part, division, joined)
-                           for part in np.array_split(value, division.parts)]
-                return [np.concatenate(columns) for columns in zip(*results)]
-        for name, value in inputs.items():
-            self._workspace[name].feed(value)
-        self._net.run()
-        return self._fetch()
-
-    def _fetch(self):
-        return [self._workspace[name].fetch() for name in self._outputs]
-
-    def _run_part(self, data, rows, division, joined):
-        """Predict for a part of a batch; see `divide`."""
-        done = 0
-        for group in np.array_split(rows, division.groups):
-            data.feed(group)
-            if division.cut:
-                self._net.run(1, 0, division.cut)
-            for blob, whole in joined:
-                blob.put_rows(whole, len(rows), done)
-            done += len(group)
-        for blob, whole in joined:
-            blob.swap(whole)
-        self._net.run(1, division.cut)
-        result = self._fetch()
-        for blob, whole in joined:      # each keeps its size of memory
-            blob.swap(whole)
-        return result
-
-    def _divide(self, data, shape):
-        """How to divide a batch of that shape."""
-        from caffe2.python.inference_optimizer import divide
-
-        if self._divided[0] != (data, shape):
-            shapes = {n: b.tensor().shape for n, b in self._workspace.blobs.items() if b.is_tensor}
-            division = divide(self._net_def, data, {**shapes, data: shape}, BATCH_MEMORY)
-            joined = [(self._workspace[name], Tensor()) for name in division.joined]
-            self._divided = (data, shape), division, joined
-        return self._divided[1:]
-
-    def _rewrite(self, inputs):
-        """Optimize the net for inputs of these shapes; what is given now is not taken for constant."""
-        from caffe2.python.inference_optimizer import optimize
-
-        self._optimize = False
-        workspace = self._workspace
-        constants = {n for n in workspace.local_names() if workspace[n].is_tensor}.difference(inputs)
-        self._net_def, parameters, self._folded = optimize(
-            self._net_def, constants, lambda n: workspace[n].view(), {n: np.shape(v) for n, v in inputs.items()})
-        for name, value, freed in parameters:
-            workspace.create_local(name).feed(value)
-            for old in freed:
-                workspace.remove(old)

@@ -1,8 +1,11 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
 
+from caffe2._core import predictor
 from caffe2.proto import caffe2_pb2
 from caffe2.python import core, workspace
 from caffe2.python.inference_optimizer import Division, divide, fill, optimize, optimize_nets
@@ -629,6 +632,33 @@ def test_blobs_of_the_surrounding_workspace_are_not_constant():
     close(p.run([X]), outputs(init_net(values), net, x=X))
 
 
+@pytest.mark.parametrize("limit", [48 << 20, 9 << 10])     # whole, in parts
+def test_calls_from_several_threads_take_turns(limit, monkeypatch):
+    monkeypatch.setattr(predictor, "BATCH_MEMORY", limit)
+    p = workspace.Predictor(*bn_model())
+    images = [arrays(50 + i, x=(2 + i, *X.shape[1:]))["x"] for i in range(3)]
+    expected = [p.run([x])[0] for x in images]
+    with ThreadPoolExecutor(3) as pool:
+        for i, (y,) in enumerate(pool.map(lambda i: p.run([images[i % 3]]), range(600))):
+            np.testing.assert_array_equal(y, expected[i % 3])
+
+
+def test_inputs_are_checked_in_later_runs_too():
+    p = workspace.Predictor(*bn_model())
+    expected, = p.run([X])
+    with pytest.raises(RuntimeError, match="'nobody' is not an input of net"):
+        p.run(dict(nobody=X))
+    with pytest.raises(RuntimeError, match="takes .* inputs, not 30"):
+        p.run([X] * 30)
+    for same in (X.tolist(), np.asfortranarray(X), X[::-1, :, ::-1][::-1, :, ::-1]):
+        values = np.asarray(same, F)
+        np.testing.assert_array_equal(p.run([values])[0], expected)
+    with pytest.raises(RuntimeError, match="Conv"):
+        p.run([X.astype(np.float64)])
+    np.testing.assert_array_equal(p.run([X])[0], expected)
+    np.testing.assert_array_equal(p.run([])[0], expected)
+
+
 def test_large_batches_go_in_parts():
     init, net = bn_model()
     rng = np.random.default_rng(24)
@@ -636,7 +666,7 @@ def test_large_batches_go_in_parts():
     for shape in ((3, 3, 8, 8), (9, 3, 700, 800), (2, 3, 8, 8)):
         x = rng.standard_normal(shape, dtype=F)
         close(p.run([x]), plain.run([x]))
-    assert p._divide("x", (9, 3, 700, 800))[0] == Division(3)       # 141 MB
+    assert p.divide("x", (9, 3, 700, 800))[0] == Division(3)       # 141 MB
     for limit, parts in ((9 * 7 * 8 * 8 * 4, 1), (9 * 7 * 8 * 8 * 4 - 1, 2)):
         assert divide(net, "x", dict(x=(9, 3, 8, 8), w=(4, 3, 3, 3), b=(4,), **BN), limit).parts == parts
 
@@ -676,11 +706,11 @@ def test_rows_meet_again(joined, net_type, op, monkeypatch):
     p, plain = workspace.Predictor(init, net), workspace.Predictor(init, net, optimize=False)
     seen = set()
     for limit in (1 << 20, 64 << 10, 20 << 10, 9 << 10, 1 << 10, 1):
-        monkeypatch.setattr(workspace.C, "BATCH_MEMORY", limit)
+        monkeypatch.setattr(predictor, "BATCH_MEMORY", limit)
         for batch in (16, 7, 0, 1, 16):
             x = arrays(batch, x=(batch, 4, 8, 8))["x"]
             close(p.run([x]), plain.run([x]))
-            seen.add(p._divide("x", x.shape)[0])
+            seen.add(p.divide("x", x.shape)[0])
     assert (max(d.groups for d in seen) > 1) == (net_type == "simple") and max(d.parts for d in seen) > 1
 
 
