@@ -88,6 +88,7 @@ static unsigned long await_work(worker_t* w, unsigned long last) {
     int looks = 0;
     double start = 0;
     while ((number = atomic_load_explicit(&w->posted, memory_order_acquire)) == last) {
+        __builtin_prefetch(&w->answer, 1); /* the last caller has read it */
         if (++looks < LOOKS) pause_a_little();
         else if (start == 0) start = now();
         else if (now() - start < PATIENCE) sched_yield();
