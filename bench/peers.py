@@ -23,8 +23,8 @@ BATCH = 64
 
 # name: (unit, work, bar, what the bar holds for)
 ROWS = {
-    "walk-through": ("us", "an iteration of the introduction's net with gradients, batch 16", "<= 0.06", "ratio"),
-    "lenet": ("ms", "a training step of LeNet, batch 64, 28x28, SGD", "<= 0.8", "ratio"),
+    "walk-through": ("us", "an iteration of the introduction's net with gradients, batch 16", "<= 0.05", "ratio"),
+    "lenet": ("ms", "a training step of LeNet, batch 64, 28x28, SGD", "<= 0.5", "ratio"),
     "feed": ("us", "feed a float32 array (16, 100)", "<= 1.5", "ours"),
     "fetch": ("us", "fetch a float32 array (16, 100)", "<= 0.8", "ours"),
     "parallel": ("x", "throughput of two Python threads by that of one, the introduction's net", ">= 1.7", "ours"),
@@ -144,6 +144,9 @@ class Peer:
         return speedup([self.walk_through_step() for _ in range(2)], 1000)
 
 
+SIDES = {"ours": Ours, "peer": Peer}
+
+
 def each(function, count=20000):
     """Microseconds of one call."""
     def loop():
@@ -165,7 +168,7 @@ def speedup(functions, *args):
 
 def work(side, threads):
     """Take samples for the other process: a row's name comes in, a sample or an error goes out."""
-    side = {"ours": Ours, "peer": Peer}[side](threads)
+    side = SIDES[side](threads)
     samplers = {}
     for line in sys.stdin:
         row = line.strip()

@@ -19,6 +19,7 @@ import peers
 
 # name: (net, batch, {peer: bar}); time in ms, of inference unless the name says otherwise
 ROWS = {
+    "walk-through": ("introduction", 16, {"torch": "<= 0.05"}),     # with gradients, in us
     "resnet50": ("resnet50", 1, {"onnxruntime": "<= 0.90", "torch-optimized": "<= 0.65"}),
     "resnet50-16": ("resnet50", 16, {"onnxruntime": "<= 0.90", "torch-optimized": "<= 0.65"}),
     "squeezenet": ("squeezenet", 1, {"onnxruntime": "<= 0.95"}),
@@ -162,6 +163,12 @@ def work(side, threads, files):
     for line in sys.stdin:
         row = line.strip()
         name, batch, _ = ROWS[row]
+        if row == "walk-through":
+            if row != current:
+                current, run = row, peers.SIDES["ours" if side == "ours" else "peer"](threads).walk_through()
+                run()
+            print(json.dumps(run()), flush=True)
+            continue
         if row.startswith("memory"):
             print(json.dumps(memory(side, threads, files)), flush=True)
             continue
@@ -218,7 +225,7 @@ class Result:
         return self.ratio <= float(limit) if relation == "<=" else self.ratio >= float(limit)
 
     def __str__(self):
-        unit = "MB" if self.row.startswith("memory") else "ms"
+        unit = "us" if self.row == "walk-through" else "MB" if self.row.startswith("memory") else "ms"
         numbers = [f"{statistics.median(s):.4g} +- {peers.spread(s):.2g} {unit}" for s in (self.ours, self.theirs)]
         return (f"{self.row:21} {numbers[0]:>18} {numbers[1]:>18} {self.peer:16} {self.ratio:6.3f}  {self.bar:8} "
                 f"{'yes' if self.passes else 'NO'}")
