@@ -137,6 +137,7 @@ static inline void divide(const conv16_t* c, parts_t* n, int chunks_first, long 
                           long each, int nth) {
     if (nth <= 1) return;
     if (chunks_first) more_parts(&n->chunks, chunks, c->group * COUNT(*n), each, nth);
+    if (chunks % n->chunks && chunks < 8 * n->chunks) n->chunks = chunks; /* few, so not of two sizes */
     more_parts(&n->batches, c->batch, c->group * COUNT(*n), each, nth);
     more_parts(&n->bands, bands, c->group * COUNT(*n), each, nth);
     more_parts(&n->chunks, chunks, c->group * COUNT(*n), each, nth);

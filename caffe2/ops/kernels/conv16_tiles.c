@@ -183,6 +183,15 @@ static long half_bytes(const work_t* t, int n) {
     return t->left[0].steps * AMX_PARTS * n * AMX_TILE;
 }
 
+/* Pixel by pixel, so that bits do not depend on which pixels share a tile. */
+__attribute__((noinline)) static void mend(const work_t* t, int half, const char* a, long first, long last,
+                                           float* sums) {
+    const int n = t->last.n;
+    for (long i = first; i < last; i++)
+        if (amx_not_finite(n, sums + i * 16, 1))
+            amx_plain(n, &t->left[half], a, t->last.w + half * half_bytes(t, n), i, i + 1, sums);
+}
+
 static void finish(work_t* t) {
     const plan_t* p = t->p;
     const band_t* b = &t->b;
@@ -202,9 +211,7 @@ static void finish(work_t* t) {
                 run = MIN(run, b->columns - column);
                 for (int h = 0; h < t->halves; h++) {
                     float* sums = t->sums[h] + tile * n * 256;
-                    if (amx_not_finite(n, sums + i * 16, run))
-                        amx_plain(n, &t->left[h], a, t->last.w + h * half_bytes(t, n), i, i + run,
-                                  sums);
+                    if (amx_not_finite(n, sums + i * 16, run)) mend(t, h, a, i, i + run, sums);
                 }
                 const float* sums = t->sums[0] + tile * n * 256 + i * 16;
                 float* to = y + image * p->y_image + (row * p->c.out[1] + column) * 16;
@@ -257,6 +264,20 @@ static void all_tiles(work_t* t, const int n, const char* w, long channel) {
     }
 }
 
+/* Where the steps of a product find their pixels: of each tap, in each pair of blocks. */
+static void find_steps(const plan_t* p, const band_t* b, long pairs, long* at) {
+    const conv16_t* c = &p->c;
+    long* next = at;
+    for (long r = 0; r < c->kernel[0]; r++)
+        for (long s = 0; s < c->kernel[1]; s++) {
+            const long phase = r % p->down.phases * p->across.phases + s % p->across.phases;
+            *next++ = phase * b->phase + (r * c->dilation[0] / c->stride[0] * b->line +
+                                          s * c->dilation[1] / c->stride[1]) * PIXEL;
+        }
+    for (const long* end = at + pairs * p->taps; next < end; next++) *next = next[-p->taps] + b->pair;
+    *next = 2 * AMX_ROWS * PIXEL; /* the next tiles */
+}
+
 /* split: which band of which images, and which half of it, this thread has split; this part's is
  * `number`. half: which one the part has; -1: all. */
 static int run_part(const plan_t* p, const part16_t* part, int half, long number, long* split) {
@@ -285,15 +306,7 @@ static int run_part(const plan_t* p, const part16_t* part, int half, long number
         from = to;
     }
     t.last.m = 0;
-    for (long pair = 0; pair < pair_1 - pair_0; pair++)
-        for (long r = 0; r < c->kernel[0]; r++)
-            for (long s = 0; s < c->kernel[1]; s++) {
-                const long phase = r % p->down.phases * p->across.phases + s % p->across.phases;
-                *at++ = pair * band.pair + phase * band.phase +
-                        (r * c->dilation[0] / c->stride[0] * band.line +
-                         s * c->dilation[1] / c->stride[1]) * PIXEL;
-            }
-    *at = 2 * t.left[0].second; /* the next tiles */
+    if (*split != number) find_steps(p, &band, pair_1 - pair_0, at);
     for (long panel = part->panel_0; panel < part->panel_1; panel++) {
         const long first = panel * PANEL;
         const int n = p->padded - first > 16 ? 2 : 1;
