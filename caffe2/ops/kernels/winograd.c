@@ -8,8 +8,9 @@
  *   multiply    for each of the s * s, by the transformed filters, to m[s * s][block][tile][16]
  *   finish      m to pixels, with bias, residual and bounds
  * A thread does a block from start to end, so that v and m stay in its cache. Where there are fewer
- * blocks than threads, each does it for some of the output channels: it is cheaper to transform the
- * image twice than to wait for, and to fetch, what another processor transformed. */
+ * blocks than threads, since filters are large, each does it for some of the output channels: it is
+ * cheaper to transform the image twice than to wait for, and to fetch, what another processor
+ * transformed. */
 #include "conv16.h"
 #include "share.h"
 
@@ -17,6 +18,7 @@
 #define M_BYTES (384l << 10)      /* of the output channels that are computed together */
 #define MIN_TILES 48              /* reads of the filters: each is used that often */
 #define FILTER_BYTES (768l << 10) /* of filters that are as good read half as often */
+#define THREAD_TILES 24           /* of one block for each thread, at least */
 
 typedef struct {
     const conv16_t* c;
@@ -265,10 +267,15 @@ int CAT(winograd, ISA)(const conv16_t* c, int t, const float* x, const float* pa
     const long fit = MAX(pays, V_BYTES / (tile_bytes * in));
     long blocks = MAX((p.tiles + fit / 2) / fit, MIN(nth, p.tiles / pays));
     blocks = MAX(1, blocks);
+    const long wide = MAX(1, PANEL / 16), wides = DIVIDE_UP(out, wide); /* blocks of whole panels */
+    /* All threads read all filters of few tiles where that costs less than to transform tiles for all
+     * of them, or where panels cannot be shared out evenly. */
+    if (p.tiles >= THREAD_TILES * (long)nth &&
+        (c->out_channels <= 4 * p.tiles || (wides % nth && wides < 8 * nth)))
+        blocks = MAX(blocks, nth);
     if (blocks > 1) blocks = DIVIDE_UP(blocks, nth) * nth;
     p.block = DIVIDE_UP(p.tiles, blocks);
     blocks = DIVIDE_UP(p.tiles, p.block);
-    const long wide = MAX(1, PANEL / 16), wides = DIVIDE_UP(out, wide); /* blocks of whole panels */
     const long wanted = blocks < nth ? DIVIDE_UP(2l * nth, blocks) : 1;
     const long m_bytes = MAX(M_BYTES, in * p.block * tile_bytes / 2);
     const long chunks = MIN(wides, MAX(wanted, out * p.block * tile_bytes / m_bytes));
