@@ -148,8 +148,8 @@ def test_direct_ways(name, way, channels, size, filters, kernel, stride, pad, n,
 
 
 @pytest.mark.parametrize("channels, size, filters, kernel, pad", [
-    (66, (7, 7), 33, 1, 0), (240, (14, 14), 48, 1, 0), (320, (3, 5), 160, 1, 0), (96, (1, 1), 10, 1, 0),
-    (130, (9, 5), 64, 3, 1),
+    (66, (7, 7), 21, 1, 0), (240, (14, 14), 48, 1, 0), (320, (3, 5), 106, 1, 0), (96, (1, 1), 10, 1, 0),
+    (130, (9, 5), 43, 3, 1),
 ])
 @each_direct_way
 def test_many_channels_to_few(name, way, channels, size, filters, kernel, pad):

@@ -361,10 +361,10 @@ int conv16_tiles_pack(const conv16_t* c, const filters_t* f, char* packed, int n
 }
 
 /* Whether sums over halves of the channels are worth while: the layer before is then divided among
- * threads by channels (window16.c), and there are less sums than numbers that go into them. */
+ * threads by channels (window16.c), and there are far less sums than numbers that go into them. */
 static int in_halves(const conv16_t* c) {
     return c->batch == 1 && c->group == 1 && c->channels > (long)c->size[0] * c->size[1] &&
-           c->channels >= 2 * c->out_channels && c->channels >= 2 * AMX_STEP;
+           c->channels >= 3 * c->out_channels && c->channels >= 2 * AMX_STEP;
 }
 
 int conv16_tiles(const conv16_t* c, const depthwise16_t* before, const float* x,
