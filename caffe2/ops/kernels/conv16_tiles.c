@@ -137,6 +137,36 @@ static int split_band(const plan_t* p, const part16_t* part, const band_t* b, lo
     return 0;
 }
 
+/* The filters that a thread read first after it had run this convolution, when it did so last: in a net
+ * it will read them again, so they are fetched during its last panel. They may be gone by then, which
+ * prefetching ignores. */
+typedef struct {
+    const void* packed; /* which convolution */
+    const char* next;
+    long lines;
+} follower_t;
+
+#define FOLLOWERS 256
+#define FOLLOWER_LINES 16 /* at a step, at most */
+
+static _Thread_local follower_t followers[FOLLOWERS];
+static _Thread_local follower_t* latest;
+
+static follower_t* follower_of(const void* packed) {
+    follower_t* f = followers + ((uintptr_t)packed >> 6 ^ (uintptr_t)packed >> 14) % FOLLOWERS;
+    if (f->packed != packed) *f = (follower_t){packed, 0, 0};
+    return f;
+}
+
+/* This thread begins with these filters. */
+static void follow(follower_t* f, const char* w, long lines) {
+    if (latest) {
+        latest->next = w;
+        latest->lines = lines;
+    }
+    latest = f;
+}
+
 /* What one thread works on, and the sums that are not yet written: that is done while the matrix
  * unit computes the next ones. */
 typedef struct {
@@ -145,6 +175,7 @@ typedef struct {
     int halves; /* of this part */
     amx_left_t left[2];
     amx_later_t later;
+    const follower_t* follower; /* of the thread's last panel, else NULL */
     const char* x;
     float* y; /* of the band's first pixel */
     struct {
@@ -251,9 +282,15 @@ static void all_tiles(work_t* t, const int n, const char* w, long channel) {
     const long passes = on ? DIVIDE_UP(all, 2 * AMX_ROWS)
                            : b->images * DIVIDE_UP(image, 2 * AMX_ROWS);
     const long lines = AMX_PARTS * n * AMX_TILE / 64;
-    /* The next panel; few passes would be slowed by it. */
-    t->later = (amx_later_t){w + t->p->pairs * t->p->taps * lines * 64,
-                             passes < 4 ? 0 : DIVIDE_UP(lines, passes)};
+    /* What comes next; few passes would be slowed by it. */
+    const char* next = w + t->p->pairs * t->p->taps * lines * 64;
+    long share = DIVIDE_UP(lines, passes);
+    if (t->follower) {
+        next = t->follower->next;
+        share = MIN(FOLLOWER_LINES,
+                    DIVIDE_UP(t->follower->lines, MAX(1, passes * t->left[0].steps * t->halves)));
+    }
+    t->later = (amx_later_t){next, passes < 4 ? 0 : share};
     if (t->p->e.bias)
         for (int j = 0; j < n; j++) __builtin_prefetch(t->p->e.bias + channel + j * 16);
     for (long k = 0; k < (on ? 1 : b->images); k++) {
@@ -279,8 +316,9 @@ static void find_steps(const plan_t* p, const band_t* b, long pairs, long* at) {
 }
 
 /* split: which band of which images, and which half of it, this thread has split; this part's is
- * `number`. half: which one the part has; -1: all. */
-static int run_part(const plan_t* p, const part16_t* part, int half, long number, long* split) {
+ * `number`. half: which one the part has; -1: all. last: of the thread's parts. */
+static int run_part(const plan_t* p, const part16_t* part, int half, long number, long* split,
+                    follower_t* follower, int last) {
     const conv16_t* c = &p->c;
     const band_t full = band_of(p, p->images, p->rows);
     const band_t band = band_of(p, part->image_1 - part->image_0, part->down_1 - part->down_0);
@@ -321,8 +359,10 @@ static int run_part(const plan_t* p, const part16_t* part, int half, long number
                               (p->x ? band.rows + p->down.reach : DIVIDE_UP(band.rows, 2));
             const long share = DIVIDE_UP(MIN(lines, FIRST_LINES), (pair_1 - pair_0) * rows);
             if (split_band(p, part, &band, pair_0, pair_1, x, (amx_later_t){w, share})) return -1;
+            if (*split < 0) follow(follower, w, lines);
             *split = number;
         }
+        t.follower = last && panel + 1 == part->panel_1 ? follower : NULL;
         if (n == 2) all_tiles(&t, 2, w, channel);
         else all_tiles(&t, 1, w, channel);
     }
@@ -412,10 +452,12 @@ int conv16_tiles(const conv16_t* c, const depthwise16_t* before, const float* x,
 #pragma omp parallel num_threads(nth) if (nth > 1) firstprivate(p, n)
     { /* copies of the plan come at once, what lies behind pointers line by line */
         amx_begin();
+        follower_t* follower = follower_of(packed);
+        const long end = count * (omp_get_thread_num() + 1) / nth;
         for (long i = -1, split = -1; (i = take(i, count, nth, work)) >= 0;) {
             const int half = apart ? (int)(i / COUNT(n)) : -1;
             const part16_t part = part_of(&p.c, &n, apart ? i % COUNT(n) : i, p.c.out[0], p.panels);
-            note(&failed, run_part(&p, &part, half, i / n.chunks, &split));
+            note(&failed, run_part(&p, &part, half, i / n.chunks, &split, follower, i + 1 == end));
         }
         amx_end();
         if (apart) {
