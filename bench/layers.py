@@ -13,7 +13,7 @@ import numpy as np
 import zoo
 from caffe2._core.net import run_bound
 
-from caffe2._core import threads
+from caffe2._core import predictor, threads
 from caffe2._core.args import Args
 from caffe2.ops.kernels import dispatch
 from caffe2.python import workspace
@@ -29,11 +29,11 @@ class Subject:
             self.blobs = workspace.C.Workspace.current
             self.bound, self.definition = self.blobs.nets[net.net.name], net.net
         else:
-            workspace.C.BATCH_MEMORY = 1 << 60          # whole batches go through every operator
-            self.predictor = workspace.C.Predictor(net.init_net(), net.net)
+            predictor.BATCH_MEMORY = 1 << 60            # whole batches go through every operator
+            self.predictor = predictor.Predictor(net.init_net(), net.net)
             self.predictor.run([net.data])
-            self.blobs = self.predictor._workspace
-            self.bound, self.definition = self.predictor._net, self.predictor._net_def
+            self.blobs, self.bound, self.definition = (
+                self.predictor.workspace, self.predictor.net, self.predictor.definition)
 
     def shape(self, name):
         """() of what is no tensor, or does not exist yet."""
