@@ -12,6 +12,7 @@ enum { SLOT_A, SLOT_B };
 #define NC (1024 / (int)sizeof(REAL))
 #define SMALL_WORK 2000000.0   /* multiplications below which packing does not pay */
 #define THREAD_WORK 150000.0 /* multiplications that pay for one more thread */
+#define DOT_BYTES 1024 /* of each row, fetched before dot products read them */
 
 /* The K block for a K: at most KC, blocks as even as possible. */
 static long k_block(long k) {

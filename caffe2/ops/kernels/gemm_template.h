@@ -543,28 +543,47 @@ static void FN(direct)(const FN(product_t) * p, long i0, long i1, long j0, long 
 #endif
 
 #define DOT_ROWS MAX(1, LANES / 4)
+#define DOT_STEP (LANES * GROUP)
+#define DOT_AHEAD (DOT_BYTES / (long)sizeof(ELEMENT))
+
+/* Entries of up to DOT_ROWS rows and 4 columns; columns from `next` on come after these. */
 INLINE void FN(dot_tile)(const int rows, long k, const ELEMENT* a, long lda, long m,
-                         const ELEMENT* b, long ldb, long n, REAL* sums) {
+                         const ELEMENT* b, long ldb, long n, const ELEMENT* next, REAL* sums) {
     const V offset = (V){0} + OFFSET;
     V extra[4] = {{0}};
     V v[DOT_ROWS * 4 < LANES ? LANES : DOT_ROWS * 4];
+    const ELEMENT *rows_of_a[DOT_ROWS], *columns_of_b[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; i++) rows_of_a[i] = a + MIN(i, m - 1) * lda;
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) columns_of_b[j] = b + MIN(j, n - 1) * ldb;
 #pragma GCC unroll 16
     for (int i = 0; i < (int)(sizeof v / sizeof *v); i++) v[i] = (V){0};
-    for (long p = 0; p < k; p += LANES * GROUP) {
-        V bv[4];
+#define STEP(LOAD)                                                                  \
+    do {                                                                            \
+        V bv[4];                                                                    \
+        _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) {                       \
+            bv[j] = LOAD(columns_of_b[j] + p, k - p);                               \
+            if (EXTRA) extra[j] = MULTIPLY_ADD(extra[j], OFFSET, bv[j]);            \
+        }                                                                           \
+        _Pragma("GCC unroll 4") for (int i = 0; i < rows; i++) {                    \
+            V av = LOAD(rows_of_a[i] + p, k - p);                                   \
+            if (EXTRA) av = (V)((V_INDEX)av ^ (V_INDEX)offset);                     \
+            _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++)                     \
+                v[i * 4 + j] = MULTIPLY_ADD_V(v[i * 4 + j], av, bv[j]);             \
+        }                                                                           \
+    } while (0)
+#define WHOLE(x, n) (GROUP == 1 ? (V)*(const V_ANY*)(x) : V_ALONG(x, DOT_STEP))
+    long p = 0;
+    for (; p + DOT_STEP <= k; p += DOT_STEP) {
+        const ELEMENT* soon = p + DOT_AHEAD < k ? b + p + DOT_AHEAD : next + p + DOT_AHEAD - k;
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            bv[j] = V_ALONG(b + MIN(j, n - 1) * ldb + p, k - p);
-            if (EXTRA) extra[j] = MULTIPLY_ADD(extra[j], OFFSET, bv[j]);
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < rows; i++) {
-            V av = V_ALONG(a + MIN(i, m - 1) * lda + p, k - p);
-            if (EXTRA) av = (V)((V_INDEX)av ^ (V_INDEX)offset);
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) v[i * 4 + j] = MULTIPLY_ADD_V(v[i * 4 + j], av, bv[j]);
-        }
+        for (int j = 0; j < 4; j++) __builtin_prefetch(soon + j * ldb);
+        STEP(WHOLE);
     }
+    if (p < k) STEP(V_ALONG);
+#undef WHOLE
+#undef STEP
 #pragma GCC unroll 16
     for (int i = 0; i < (EXTRA ? rows * 4 : 0); i++) v[i] -= extra[i % 4];
     REAL flat[MAX(LANES, DOT_ROWS * 4)] __attribute__((aligned(64)));
@@ -585,9 +604,9 @@ static void FN(dots)(const FN(product_t) * p, long i0, long i1, long j0, long j1
             const long r = MIN(DOT_ROWS, i1 - row);
             const ELEMENT* a = p->a.x + row * p->a.ld;
             for (long j = 0; j < n; j += 4) {
-                const ELEMENT* b = p->b.x + (col + j) * p->b.ld;
-                if (r == 1) FN(dot_tile)(1, k, a, p->a.ld, 1, b, p->b.ld, n - j, sums + j);
-                else FN(dot_tile)(DOT_ROWS, k, a, p->a.ld, r, b, p->b.ld, n - j, sums + j);
+                const ELEMENT *b = p->b.x + (col + j) * p->b.ld, *next = b + 4 * p->b.ld;
+                if (r == 1) FN(dot_tile)(1, k, a, p->a.ld, 1, b, p->b.ld, n - j, next, sums + j);
+                else FN(dot_tile)(DOT_ROWS, k, a, p->a.ld, r, b, p->b.ld, n - j, next, sums + j);
             }
             FN(finish)(&f, sums, r, n, row, col);
         }
@@ -700,3 +719,5 @@ int FN(gemm_batch)(long count, int trans_a, int trans_b, long m, long n, long k,
 #undef MR
 #undef DIRECT_MR
 #undef DOT_ROWS
+#undef DOT_STEP
+#undef DOT_AHEAD
