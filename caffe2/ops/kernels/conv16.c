@@ -410,11 +410,11 @@ static int run_part(const plan_t* p, const part16_t* part, long down, long band,
 #define READ_ALONE .55 /* at least, where there are few pixels to multiply meanwhile */
 #define TRANSFORM(t) ((t) == 4 ? 8.5 : 5.3)
 #else
-#define MULTIPLY (1.2 / (2 * LANES))
-#define READ_FILTER 1.
+#define MULTIPLY (1.1 / (2 * LANES))
+#define READ_FILTER .4
 #define READ_ALONE 1.
 #define WRITE_ANSWER 0. /* there is no other way */
-#define TRANSFORM(t) ((t) == 4 ? 7 : 4.4)
+#define TRANSFORM(t) ((t) == 4 ? 7. : 4.)
 #endif
 
 static double direct_cycles(const conv16_t* c, int writes_answers) {
@@ -502,12 +502,11 @@ static int direct(const conv16_t* c, int step, const depthwise16_t* before, cons
 }
 
 static double winograd_cycles(const conv16_t* c, int t) {
-    const double tiles = (double)c->batch * DIVIDE_UP(c->out[0], t) * DIVIDE_UP(c->out[1], t);
+    const double products = (double)c->batch * winograd_line(c, 0, t) * winograd_line(c, 1, t);
     const double pairs = (double)c->channels * c->out_channels, filters = (t + 2) * (t + 2);
-    const double products = c->stride[0] == 2 ? (2 * t + 1) * (2 * t + 1) : filters;
-    const double transforms = tiles * (BLOCKS(c->channels) + BLOCKS(c->out_channels)) * 16 / LANES;
-    return pairs * MAX(products * tiles * MULTIPLY + filters * READ_FILTER, filters * READ_ALONE) +
-           transforms * products * TRANSFORM(t);
+    const double vectors = (BLOCKS(c->channels) + BLOCKS(c->out_channels)) * 16 / LANES;
+    return pairs * MAX(products * MULTIPLY + filters * READ_FILTER, filters * READ_ALONE) +
+           vectors * products * TRANSFORM(t);
 }
 
 int CAT(conv16_way, ISA)(const conv16_t* c, int images, int winograd) {

@@ -76,6 +76,14 @@ int CAT(conv16_pack_from, ISA)(const conv16_t* c, int way, const filters_t* f, f
                                int nth);
 int CAT(conv16, ISA)(const conv16_t* c, int way, const float* x, const float* packed,
                      const epilogue16_t* e, float* y, int nth);
+/* Winograd's products for t pixels of a line, and for all of a line of so many pixels, whose last tile
+ * may be smaller. */
+#define WINOGRAD_SIDE(t, stride) ((stride) == 2 ? 2 * (t) + 1 : (t) + 2)
+static inline long winograd_line(const conv16_t* c, int axis, int t) {
+    const int stride = c->stride[axis], rest = c->out[axis] % t;
+    return (long)(c->out[axis] / t) * WINOGRAD_SIDE(t, stride) +
+           (rest ? WINOGRAD_SIDE(rest, stride) : 0);
+}
 void CAT(winograd_pack, ISA)(const conv16_t* c, int t, const filters_t* f, float* packed, int nth);
 int CAT(winograd, ISA)(const conv16_t* c, int tile, const float* x, const float* packed,
                        const epilogue16_t* e, float* y, int nth);
