@@ -17,7 +17,7 @@ from caffe2.proto import caffe2_pb2
 cnp.import_array()
 
 # Bytes of the input and of intermediate blobs from which on a batch is divided.
-BATCH_MEMORY = 48 << 20
+BATCH_MEMORY = 24 << 20
 
 
 def pieces(data):

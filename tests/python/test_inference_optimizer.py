@@ -34,11 +34,12 @@ def outputs(init, predict, **inputs):
     return [ws.fetch_blob(n) for n in predict.external_output]
 
 
-def close(actual, expected):
+def close(actual, expected, largest=1):
+    """Within rounding of the largest value, of the outputs or of what they were made of."""
     assert len(actual) == len(expected)
     for a, e in zip(actual, expected):
         assert a.shape == e.shape
-        np.testing.assert_allclose(a, e, rtol=0, atol=TOLERANCE * max(1, np.abs(e).max(initial=0)))
+        np.testing.assert_allclose(a, e, rtol=0, atol=TOLERANCE * max(largest, np.abs(e).max(initial=0)))
 
 
 def check(net, values, wanted, shapes=True, **inputs):
@@ -530,6 +531,18 @@ def test_large_blobs_choose_first():
     assert b == d != c and a == c and e in (b, c)
 
 
+def largest(init, net, inputs):
+    """The largest value that a net writes on its way: what comes after it, like Clip, may hide it."""
+    ws, value = workspace.C.Workspace(), 1
+    ws.run(init)
+    for name, array in inputs.items():
+        ws.feed_blob(name, array)
+    for op in net.Proto().op:
+        ws.run(caffe2_pb2.NetDef(op=[op]))
+        value = max(value, np.abs(ws.fetch_blob(op.output[0])).max(initial=0))
+    return value
+
+
 @given(st.data())
 def test_random_nets(data):
     """Any net of convolutions and what may follow them, in place or not, gives the same."""
@@ -578,11 +591,11 @@ def test_random_nets(data):
     init, values = init_net(arrays(19, **shapes)), arrays(1, x=(2, n, 6, 5))
     expected = outputs(init, net.Proto(), **values)
     for known in (None, {"x": values["x"].shape}):
-        close(outputs(*optimize_nets(init, net.Proto(), known), **values), expected)
+        close(outputs(*optimize_nets(init, net.Proto(), known), **values), expected, largest(init, net, values))
     p = workspace.Predictor(init, net.Proto())
-    close(p.run(values), expected)
+    close(p.run(values), expected, largest(init, net, values))
     other = dict(x=arrays(20, x=(1, n, 4, 4))["x"])
-    close(p.run(other), outputs(init, net.Proto(), **other))
+    close(p.run(other), outputs(init, net.Proto(), **other), largest(init, net, other))
 
 
 # ---------------------------------------------------------------- Predictor
@@ -666,7 +679,7 @@ def test_large_batches_go_in_parts():
     for shape in ((3, 3, 8, 8), (9, 3, 700, 800), (2, 3, 8, 8)):
         x = rng.standard_normal(shape, dtype=F)
         close(p.run([x]), plain.run([x]))
-    assert p.divide("x", (9, 3, 700, 800))[0] == Division(3)       # 141 MB
+    assert p.divide("x", (9, 3, 700, 800))[0] == Division(6)       # 141 MB
     for limit, parts in ((9 * 7 * 8 * 8 * 4, 1), (9 * 7 * 8 * 8 * 4 - 1, 2)):
         assert divide(net, "x", dict(x=(9, 3, 8, 8), w=(4, 3, 3, 3), b=(4,), **BN), limit).parts == parts
 
