@@ -37,6 +37,13 @@ INLINE void tile(const int kind, const int vectors, const int rows, const int co
     const long width = vectors * LANES;
 UNROLL
     for (int p = 0; p < pixels; p++) sum[p][0] = sum[p][1] = (f32){0};
+    if (kind != TILE_PLAIN && f->has_residual) /* comes while the sums are made */
+UNROLL
+        for (int v = 0; v < (LANES == 16 ? vectors : 1); v++)
+UNROLL
+            for (int p = 0; p < pixels; p++)
+                __builtin_prefetch(y + f->residual + v * f->vector +
+                                   (p < columns ? p * 16 : f->row + (p - columns) * 16));
     const float* later = r->later;
     const long full = kind == TILE_NCHW ? 0 : r->full;
     for (long t = 0; t < full; t++) {
