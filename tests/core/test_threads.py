@@ -16,13 +16,16 @@ from caffe2.ops.kernels import dispatch
 LEVEL = dispatch.level(dispatch.available()[-1])
 
 
-def products(nth, size=96):
-    """A float64 product, whose regions have barriers (its factors are packed first), and a float32 batch."""
+def factors(size=96):
+    """Of a float64 product and of a float32 batch."""
     rng = np.random.default_rng(1)
-    a, b = rng.standard_normal((2, size, size))
-    c = LEVEL.gemm(a, b, np.empty_like(a), nth=nth)
-    x, y = rng.standard_normal((2, 12, 20, 20)).astype(np.float32)
-    return c, LEVEL.gemm_batch(x, y, np.empty_like(x), nth=nth), a @ b, x @ y
+    return rng.standard_normal((2, size, size)), rng.standard_normal((2, 12, 20, 20)).astype(np.float32)
+
+
+def products(nth):
+    """Of the factors; regions of the first have barriers, since they are packed first."""
+    (a, b), (x, y) = factors()
+    return LEVEL.gemm(a, b, np.empty_like(a), nth=nth), LEVEL.gemm_batch(x, y, np.empty_like(x), nth=nth)
 
 
 @pytest.mark.parametrize("callers, nth", [(1, 2), (2, 2), (3, 5), (8, 3)])
@@ -37,8 +40,8 @@ def test_many_callers(callers, nth):
 
     with ThreadPoolExecutor(callers) as pool:
         assert all(pool.map(call, range(callers)))
-    for ours, expected in zip(one[:2], one[2:], strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+    for ours, (a, b) in zip(one, factors(), strict=True):
+        np.testing.assert_allclose(ours, a @ b, rtol=0, atol=1e-4)
 
 
 def test_more_threads_than_the_pool_may_have():
@@ -63,6 +66,7 @@ def test_callers_come_and_go():
         np.testing.assert_array_equal(results[0], products(1)[0])
 
 
+# numpy multiplies no matrices here: the child would wait for a lock of its BLAS that a thread of the parent held.
 FORK = """
 import os, signal, sys, threading
 sys.path.insert(0, {folder!r})

@@ -236,8 +236,9 @@ def test_winograd_borders(name, way, stride, low, narrow):
     for whole in 0, 4:
         out = whole + low, 8 - whole + narrow
         if min(out) > 0:
-            check(dispatch.level(name), way, 2, 20, [o * stride for o in out], 40, (3, 3), (stride,) * 2, (1, 1), (0, 0),
-                  (1, 1), nth=2, add="b+0", seed=low)
+            size = [(o - 1) * stride + 1 for o in out]
+            check(dispatch.level(name), way, 2, 20, size, 40, (3, 3), (stride,) * 2, (1, 1), (1, 1), (1, 1), nth=2,
+                  add="b+0", seed=low)
 
 
 # ---------------------------------------------------------------- gradients
