@@ -52,7 +52,9 @@ INLINE int makes(int t, int stride, int m, long i) {
     return i == t || i % (t + 1) < m;
 }
 
-/* One patch line: B^T d, of m pixels. */
+/* One patch line: B^T d, of m pixels. Product i is the polynomial with zeros at the other points that m
+ * pixels need, times what makes up for the filter, which was divided by the distances to all points.
+ * E: the even places of stride 2. */
 INLINE void transform_line(const int t, const int stride, const int m, const f32* d, const int step,
                            f32* o, const int to) {
 #define D(i) d[(i) * step]
