@@ -1,4 +1,4 @@
-"""The benchmarks that need no peer still run; those beside peers are tested by `pytest bench`."""
+"""The table of layers, which needs no peer; what runs beside peers is tested by `pytest bench`."""
 import layers
 import pytest
 

@@ -16,10 +16,10 @@ from caffe2.ops.kernels import dispatch
 LEVEL = dispatch.level(dispatch.available()[-1])
 
 
-def factors(size=96):
+def factors():
     """Of a float64 product and of a float32 batch."""
     rng = np.random.default_rng(1)
-    return rng.standard_normal((2, size, size)), rng.standard_normal((2, 12, 20, 20)).astype(np.float32)
+    return rng.standard_normal((2, 96, 96)), rng.standard_normal((2, 12, 20, 20)).astype(np.float32)
 
 
 def products(nth):

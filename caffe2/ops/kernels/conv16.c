@@ -29,6 +29,11 @@ UNROLL
     }
 }
 
+/* Floats from the first pixel of a tile to pixel p, in the result. */
+INLINE long pixel_at(const finish_t* f, const int columns, const int p) {
+    return p < columns ? p * 16 : f->row + (p - columns) * 16;
+}
+
 INLINE void tile(const int kind, const int vectors, const int rows, const int columns,
                  const reduction_t* r, const float* x, long x_row, const float* w, float* y,
                  const finish_t* f) {
@@ -42,8 +47,7 @@ UNROLL
         for (int v = 0; v < (LANES == 16 ? vectors : 1); v++)
 UNROLL
             for (int p = 0; p < pixels; p++)
-                __builtin_prefetch(y + f->residual + v * f->vector +
-                                   (p < columns ? p * 16 : f->row + (p - columns) * 16));
+                __builtin_prefetch(y + f->residual + v * f->vector + pixel_at(f, columns, p));
     const float* later = r->later;
     const long full = kind == TILE_NCHW ? 0 : r->full;
     for (long t = 0; t < full; t++) {
@@ -76,7 +80,7 @@ UNROLL
         const f32 bias = kind == TILE_PLAIN ? (f32){0} : f->bias[v];
 UNROLL
         for (int p = 0; p < pixels; p++) {
-            float* q = y + v * f->vector + (p < columns ? p * 16 : f->row + (p - columns) * 16);
+            float* q = y + v * f->vector + pixel_at(f, columns, p);
             f32 s = sum[p][v];
             if (kind != TILE_PLAIN) {
                 s += bias;
