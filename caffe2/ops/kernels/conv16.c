@@ -13,6 +13,9 @@
 #include "share.h"
 
 #define AHEAD 8  /* input channels whose filters are fetched before they are used */
+#define SOON_ROWS 2
+#define ROWS 4. /* times as large as the image: filters from which on output channels are divided first */
+#define RESIDENT (64 << 10) /* bytes of filters that may be passed over many times */
 #define SOON 512 /* floats of filters from the ones in use to those to be fetched from L2 */
 
 /* ---- tiles ---- */
@@ -278,6 +281,7 @@ static int is_used(const conv16_t* c, int axis, long at) {
 static void copy_rows(const plan_t* p, const float* x, long top, long rows, float* to) {
     const conv16_t* c = &p->c;
     const long step = p->step, line = p->columns * step, stride = c->stride[1];
+    const long width = c->size[1] * step;
     for (long block = 0; block < p->blocks; block++)
         for (long r = 0; r < rows; r++, to += stride * line) {
             if (!is_used(c, 0, r)) continue;
@@ -286,6 +290,8 @@ static void copy_rows(const plan_t* p, const float* x, long top, long rows, floa
                 continue;
             }
             const float* from = x + (block * c->size[0] + top + r) * c->size[1] * step;
+            /* a row to be copied soon; after the last ones, those of the next block */
+            fetch(from + (r + SOON_ROWS < rows ? SOON_ROWS : SOON_ROWS + c->size[0] - rows) * width, width);
             for (long phase = 0; phase < stride; phase++) {
                 if (stride > 1 && !is_used(c, 1, phase + stride * c->kernel[1] * c->dilation[1]))
                     continue;
@@ -469,7 +475,10 @@ static int direct(const conv16_t* c, int step, const depthwise16_t* before, cons
     const long images = MAX(1, (long)(BAND_BYTES / (image_bytes + 1)));
     parts_t n = {1, DIVIDE_UP(p.tiles_down, down), c->batch};
     if (n.bands == 1) n.batches = DIVIDE_UP(c->batch, images);
-    divide(c, &n, weight_bytes > image_bytes, p.tiles_down, p.panels, 4, nth);
+    /* by rows, threads fetch little from each other; each passes over large filters once */
+    const int by_rows = weight_bytes <= ROWS * image_bytes;
+    const long bands = by_rows && weight_bytes > RESIDENT ? MAX(nth, n.bands) : p.tiles_down;
+    divide(c, &n, !by_rows, MIN(bands, p.tiles_down), before && bands == nth ? 1 : p.panels, 4, nth);
     const long most = DIVIDE_UP(p.tiles_down, n.bands); /* tiles down in a band */
     if (before && n.chunks == 1) p.before = *before;
     else if (before && !(p.x = CAT(depthwise16_all, ISA)(before, nth))) return -1;
