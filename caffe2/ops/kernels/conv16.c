@@ -475,8 +475,10 @@ static int direct(const conv16_t* c, int step, const depthwise16_t* before, cons
     const long images = MAX(1, (long)(BAND_BYTES / (image_bytes + 1)));
     parts_t n = {1, DIVIDE_UP(p.tiles_down, down), c->batch};
     if (n.bands == 1) n.batches = DIVIDE_UP(c->batch, images);
-    /* by rows, threads fetch little from each other; each passes over large filters once */
-    const int by_rows = weight_bytes <= ROWS * image_bytes;
+    /* By rows, threads fetch little from each other, but each reads all filters: large ones once,
+     * with pixels enough to multiply meanwhile. */
+    const int by_rows = weight_bytes <= image_bytes ||
+                        (weight_bytes <= ROWS * image_bytes && c->batch * pixels >= 4l * PIXELS * nth);
     const long bands = by_rows && weight_bytes > RESIDENT ? MAX(nth, n.bands) : p.tiles_down;
     divide(c, &n, !by_rows, MIN(bands, p.tiles_down), before && bands == nth ? 1 : p.panels, 4, nth);
     const long most = DIVIDE_UP(p.tiles_down, n.bands); /* tiles down in a band */
