@@ -7,6 +7,7 @@ from caffe2._core.net cimport Net
 from caffe2._core.tensor cimport UNDEFINED, Tensor, from_numpy, to_numpy
 from caffe2._core.workspace cimport Workspace
 
+from functools import partial
 from threading import RLock
 
 from caffe2._core import workspace as workspaces
@@ -82,8 +83,10 @@ cdef class Predictor:
     def __init__(self, init_net, predict_net, optimize=True):
         self.definition = parse(caffe2_pb2.NetDef, predict_net)
         self.workspace = Workspace(".", workspaces.current())
-        for net in pieces(init_net) if isinstance(init_net, bytes) else [init_net]:
-            bind_net(parse(caffe2_pb2.NetDef, net), self.workspace).run()
+        nets = pieces(init_net) if isinstance(init_net, bytes) else [init_net]
+        for net in map(partial(parse, caffe2_pb2.NetDef), nets):       # whose bytes are gone when it runs,
+            bind_net(net, self.workspace).run()
+            net = None                                                 # as it is when the next one is parsed
         self.inputs = list(self.definition.external_input)
         self.outputs = list(self.definition.external_output)
         self.given = {}
