@@ -84,9 +84,10 @@ cdef class Predictor:
         self.definition = parse(caffe2_pb2.NetDef, predict_net)
         self.workspace = Workspace(".", workspaces.current())
         nets = pieces(init_net) if isinstance(init_net, bytes) else [init_net]
-        for net in map(partial(parse, caffe2_pb2.NetDef), nets):       # whose bytes are gone when it runs,
+        # A net's bytes are gone when it runs, and it is gone when the next one is parsed.
+        for net in map(partial(parse, caffe2_pb2.NetDef), nets):
             bind_net(net, self.workspace).run()
-            net = None                                                 # as it is when the next one is parsed
+            net = None
         self.inputs = list(self.definition.external_input)
         self.outputs = list(self.definition.external_output)
         self.given = {}

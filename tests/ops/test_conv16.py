@@ -131,10 +131,11 @@ def test_direct(name, way, **case):
     check(dispatch.level(name), way, **case)
 
 
-# 1x1, also with more tiles than a band holds; 3x3; strides larger than kernels; one pixel; maps that take two rows at
-# once; bands of images; bands of rows; half a panel.
+# 1x1, also with more tiles than a band holds, and divided by rows though filters exceed the image; 3x3; strides larger
+# than kernels; one pixel; maps that take two rows at once; bands of images; bands of rows; half a panel.
 @pytest.mark.parametrize("channels, size, filters, kernel, stride, pad, n", [
-    (64, (28, 28), 96, 1, 1, 0, 2), (16, (7, 7), 80, 1, 1, 0, 9), (40, (1, 1), 33, 1, 1, 0, 2),
+    (64, (28, 28), 96, 1, 1, 0, 2), (70, (14, 15), 390, 1, 1, 0, 1), (16, (7, 7), 80, 1, 1, 0, 9),
+    (40, (1, 1), 33, 1, 1, 0, 2),
     (700, (30, 13), 48, 1, 1, 0, 1), (32, (14, 14), 64, 3, 1, 1, 2), (48, (7, 7), 48, 3, 1, 1, 5),
     (1024, (7, 7), 32, 3, 1, 1, 3), (64, (60, 60), 32, 3, 1, 1, 1), (256, (28, 28), 16, 3, 2, 1, 1),
     (64, (15, 15), 128, 1, 2, 0, 2), (20, (9, 9), 24, 2, 5, 0, 2), (3, (1, 1), 10, 3, 1, 1, 2),

@@ -13,10 +13,11 @@
 #include "share.h"
 
 #define AHEAD 8  /* input channels whose filters are fetched before they are used */
-#define SOON_ROWS 2
-#define ROWS 4. /* times as large as the image: filters from which on output channels are divided first */
-#define RESIDENT (64 << 10) /* bytes of filters that may be passed over many times */
 #define SOON 512 /* floats of filters from the ones in use to those to be fetched from L2 */
+#define SOON_ROWS 2 /* from the row that is copied to the one that is fetched */
+#define ROW_FILTERS 4. /* images' bytes of filters, from which on threads divide output channels first, */
+#define ROW_TILES 4    /* as they do where each has fewer tiles' pixels and filters exceed the image */
+#define RESIDENT (64l << 10) /* bytes of filters that may be passed over many times */
 
 /* ---- tiles ---- */
 
@@ -161,8 +162,7 @@ void CAT(conv16_gather, ISA)(const conv16_t* c, const filters_t* f, long group, 
                 for (long tap = 0; tap < taps; tap++) ITEM(tap);
     else
         for (long k = 0; k < channels; k++) {
-            for (long i = 0; i < exist * f->out_step; i += 16) /* rows lie far apart */
-                __builtin_prefetch(w + (k + AHEAD) * f->in_step + i);
+            fetch(w + (k + AHEAD) * f->in_step, exist * f->out_step); /* rows lie far apart */
             for (long tap = 0; tap < taps; tap++)
                 if (f->out_step == 1)
                     memcpy(to + (tap * channels + k) * width, w + k * f->in_step + f->at[tap],
@@ -475,12 +475,13 @@ static int direct(const conv16_t* c, int step, const depthwise16_t* before, cons
     const long images = MAX(1, (long)(BAND_BYTES / (image_bytes + 1)));
     parts_t n = {1, DIVIDE_UP(p.tiles_down, down), c->batch};
     if (n.bands == 1) n.batches = DIVIDE_UP(c->batch, images);
-    /* By rows, threads fetch little from each other, but each reads all filters: large ones once,
-     * with pixels enough to multiply meanwhile. */
-    const int by_rows = weight_bytes <= image_bytes ||
-                        (weight_bytes <= ROWS * image_bytes && c->batch * pixels >= 4l * PIXELS * nth);
-    const long bands = by_rows && weight_bytes > RESIDENT ? MAX(nth, n.bands) : p.tiles_down;
-    divide(c, &n, !by_rows, MIN(bands, p.tiles_down), before && bands == nth ? 1 : p.panels, 4, nth);
+    /* By rows, threads fetch little from each other, but each reads all filters, and needs pixels to
+     * multiply meanwhile. It passes over large filters no more often than bands must be small. */
+    const int enough = c->batch * pixels >= (long)ROW_TILES * PIXELS * nth;
+    const int by_rows = weight_bytes <= image_bytes * (enough ? ROW_FILTERS : 1);
+    const int once = by_rows && weight_bytes > RESIDENT;
+    const long bands = once ? MIN(p.tiles_down, DIVIDE_UP(n.bands, nth) * nth) : p.tiles_down;
+    divide(c, &n, !by_rows, bands, once && before ? 1 : p.panels, 4, nth);
     const long most = DIVIDE_UP(p.tiles_down, n.bands); /* tiles down in a band */
     if (before && n.chunks == 1) p.before = *before;
     else if (before && !(p.x = CAT(depthwise16_all, ISA)(before, nth))) return -1;
