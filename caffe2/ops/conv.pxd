@@ -35,6 +35,7 @@ cdef class Correlation(Operator):
     cdef int images(self, const float* y, const float* bias, float* x) except -1 nogil
     cdef int filter_gradient(self, const float* x, const float* y, float* dw) except -1 nogil
     cdef void bias_gradient(self, const float* y, int64_t channels, int64_t pixels, float* db) noexcept nogil
+    cdef int no_memory(self) except -1 nogil
 
     # For operators with inputs X, filter, dY and outputs dfilter, [dbias], [dX]: gradients of a convolution, or of a
     # transposed one, where X and dY have changed places. db is summed over that many channels of so many pixels.
@@ -94,7 +95,6 @@ cdef class Conv(Correlation):
     cdef int run_plain(self, const int64_t* shape) except -1 nogil
     cdef int open(self, const int64_t* shape, bint blocked) except -1 nogil
     cdef int put(self, const float* answers, bint blocked, int nth) except -1 nogil
-    cdef int no_memory(self) except -1 nogil
     cdef void finish(self, const float* residual, float* y, int64_t start, int64_t stop) noexcept nogil
 
 cdef class ConvFused(Conv):

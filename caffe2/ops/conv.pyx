@@ -394,6 +394,12 @@ cdef class Correlation(Operator):
         cdef int64_t size = self.filters * g.image.channels * g.taps, n, i
         cdef int nth = num_threads(<int64_t>(g.batch * <double>size * g.count / 8)), failed = 0
         cdef float* parts
+        cdef conv16_t c
+        if g.taps > 1 and blocked_windows(g, self.filters, &c) and K.plain_filter_gradient_fits(&c):
+            n = (self.filters + BLOCK - 1) // BLOCK * BLOCK
+            parts = <float*>self.scratch(g.batch * n * g.count * sizeof(float))
+            K.to16(g.batch, c.out_channels, g.count, y, parts, nth)
+            return self.no_memory() if K.plain_filter_gradient(&c, x, parts, dw, nth) else 0
         if is_depthwise(g, self.filters) and see_pixels(g):
             memset(dw, 0, size * sizeof(float))
             for i in prange(self.filters, num_threads=nth, schedule="static"):
@@ -480,6 +486,10 @@ cdef class Correlation(Operator):
             return self.answers(<const float*>dy.data, NULL, <float*>dx.data) if dx != NULL else 0
         self.filter_gradient(<const float*>x.data, <const float*>dy.data, <float*>self.y[0].data)
         return self.images(<const float*>dy.data, NULL, <float*>dx.data) if dx != NULL else 0
+
+    cdef int no_memory(self) except -1 nogil:
+        with gil:
+            raise MemoryError
 
     cdef void bias_gradient(self, const float* y, int64_t channels, int64_t pixels, float* db) noexcept nogil:
         cdef int64_t batch = self.windows.c.batch, c, i
@@ -699,10 +709,6 @@ cdef class Conv(Correlation):
         K.from16(c.batch, c.out_channels, g.count, to_y, <float*>y.data, nth)
         return 0
 
-    cdef int no_memory(self) except -1 nogil:
-        with gil:
-            raise MemoryError
-
     cdef int run_plain(self, const int64_t* shape) except -1 nogil:
         cdef tensor_t* y = self.y[0]
         cdef const float* residual = <const float*>self.x[self.residual].data if self.residual else NULL
@@ -818,39 +824,38 @@ cdef class ConvGradient(Correlation):
     cdef bint fits_lines(self, conv16_t* c) noexcept nogil:
         return self.blocked and blocked_windows(&self.windows.c, self.filters, c) and (
             self.x[0].layout == PLAIN and self.x[2].layout == BLOCKED and c.channels < BLOCK
-            and (c.stride[0] == 1 or c.dilation[0] == 1) and K.conv16_way(c, CONV16_NCHW, 0) != CONV16_NONE)
+            and (c.stride[0] == 1 or c.dilation[0] == 1) and K.plain_filter_gradient_fits(c))
 
     cdef int run_lines(self, const conv16_t* c, tensor_t* dx) except -1 nogil:
-        """Of images with few channels: what a window's columns meet in one row stands for channels."""
+        """Of plain images with few channels: for dX, what a window's columns meet in one row stands for channels."""
         cdef tensor_t* x = self.x[0]
         cdef const float* dy = <const float*>self.x[2].data
         cdef const float* w = <const float*>self.x[1].data
-        cdef float* dw = <float*>self.y[0].data
-        cdef int64_t columns = c.kernel[1], size = self.y[0].size, i
+        cdef int64_t columns = c.kernel[1], rows = c.kernel[0], i
         cdef int64_t lanes = c.channels * columns
         cdef int64_t room = c.batch * ((lanes + BLOCK - 1) // BLOCK * BLOCK) * c.size[0] * c.out[1]
-        cdef float* lines = <float*>self.scratch((room + size) * sizeof(float))
-        cdef float* turned = lines + room
-        cdef int nth = num_threads(<int64_t>(<double>self.x[2].size * lanes * c.kernel[0] / 8))
+        cdef int nth = num_threads(<int64_t>(<double>self.x[2].size * lanes * rows / 8))
+        cdef float* lines
+        cdef float* turned
         cdef conv16_t d = c[0]
+        if not self.no_bias and self.num_outputs > 1:
+            resize1(self.y[1], self.filters, FLOAT)
+            self.blocked_bias_gradient(c, dy, <float*>self.y[1].data)
+        if K.plain_filter_gradient(c, <const float*>x.data, dy, <float*>self.y[0].data, nth):
+            return self.no_memory()
+        if dx == NULL:
+            return 0
+        resize_like(dx, x, FLOAT)
+        lines = <float*>self.scratch((room + self.x[1].size) * sizeof(float))
+        turned = lines + room
+        for i in range(c.out_channels * c.channels):
+            transpose(w + i * columns * rows, rows, columns, turned + i * columns * rows)
         d.channels = <int>lanes
         d.size[1] = c.out[1]
         d.kernel[1] = d.stride[1] = d.dilation[1] = 1
         d.pad[1] = 0
-        if not self.no_bias and self.num_outputs > 1:
-            resize1(self.y[1], self.filters, FLOAT)
-            self.blocked_bias_gradient(c, dy, <float*>self.y[1].data)
-        if K.lines16(c, 0, <float*>x.data, lines, nth) or K.conv16_filter_gradient(&d, lines, dy, turned, nth):
-            return self.fail("not enough memory")
-        for i in range(size // (lanes * c.kernel[0]) * c.channels):
-            transpose(turned + i * columns * c.kernel[0], columns, c.kernel[0], dw + i * columns * c.kernel[0])
-        if dx == NULL:
-            return 0
-        resize_like(dx, x, FLOAT)
-        for i in range(size // (lanes * c.kernel[0]) * c.channels):
-            transpose(w + i * columns * c.kernel[0], c.kernel[0], columns, turned + i * columns * c.kernel[0])
-        if K.conv16_image_gradient(&d, 0, dy, turned, lines, nth) or K.lines16(c, 1, <float*>dx.data, lines, nth):
-            return self.fail("not enough memory")
+        if K.conv16_image_gradient(&d, 0, dy, turned, lines, nth) or K.add_lines(c, lines, <float*>dx.data, nth):
+            return self.no_memory()
         return 0
 
     cdef int run_blocked(self, const conv16_t* c, tensor_t* dx) except -1 nogil:

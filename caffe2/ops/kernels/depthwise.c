@@ -47,15 +47,17 @@ static void loads_at(const image_t* g, int v, loads_t* l) {
     }
 }
 
-INLINE f32 load(const loads_t* l, const float* line, int t, const int stride) {
-    const f32 a = f32_load(line + l->at[t], l->m[t]);
+INLINE f32 load(const loads_t* l, const float* x, long size, const float* line, int t, const int stride) {
+    const long at = line - x + l->at[t];
+    const f32 a = f32_load_of(x, size, at, l->m[t]);
     if (stride == 1) return a;
-    const f32 b = f32_load(line + l->at[t] + LANES, l->behind[t]);
+    const f32 b = f32_load_of(x, size, at + LANES, l->behind[t]);
     return SHUFFLE(i32, F32_LANES, a, b, EVEN, 1);
 }
 
 INLINE void forward(const image_t* g, const float* x, const float* w, float bias, float* y, const int side,
                     const int stride) {
+    const long size = (long)g->size[0] * g->size[1] * g->size[2];
     loads_t l;
     for (int v = 0; v < g->out[2]; v += LANES) {
         const f32_mask lanes = f32_first(MIN(g->out[2] - v, LANES));
@@ -70,7 +72,7 @@ INLINE void forward(const image_t* g, const float* x, const float* w, float bias
                         const float* line = line_of(g, x, d, h, z, i);
                         if (!line) continue;
 #pragma GCC unroll 8
-                        for (int t = 0; t < side; t++) sum += filter[t] * load(&l, line, t, stride);
+                        for (int t = 0; t < side; t++) sum += filter[t] * load(&l, x, size, line, t, stride);
                     }
                 f32_store(to, sum, lanes);
             }
@@ -80,6 +82,7 @@ INLINE void forward(const image_t* g, const float* x, const float* w, float bias
 /* One line of the filter: dw[t] += sum of dy * pixels. */
 INLINE void backward(const image_t* g, const float* x, const float* dy, int z, int i, float* dw, const int side,
                      const int stride) {
+    const long size = (long)g->size[0] * g->size[1] * g->size[2];
     f32 sum[SIDE];
     loads_t l;
 #pragma GCC unroll 8
@@ -94,7 +97,7 @@ INLINE void backward(const image_t* g, const float* x, const float* dy, int z, i
                 if (!line) continue;
                 const f32 a = f32_load(from, lanes);
 #pragma GCC unroll 8
-                for (int t = 0; t < side; t++) sum[t] += a * load(&l, line, t, stride);
+                for (int t = 0; t < side; t++) sum[t] += a * load(&l, x, size, line, t, stride);
             }
     }
     for (int t = 0; t < side; t++)

@@ -106,6 +106,7 @@ static int windows_are_pixels(const image_t* g) {
 #define V_FIRST f32_first
 #if VECTOR_BYTES >= 32
 #define V_RANGE f32_range
+#define V_LOAD_OF f32_load_of
 #endif
 #define V_LOAD f32_load
 #define V_STORE f32_store
@@ -122,6 +123,7 @@ static int windows_are_pixels(const image_t* g) {
 #undef V_MASK
 #undef V_FIRST
 #undef V_RANGE
+#undef V_LOAD_OF
 #undef V_LOAD
 #undef V_STORE
 #undef V_INDEX
@@ -134,6 +136,7 @@ static int windows_are_pixels(const image_t* g) {
 #define V_FIRST f64_first
 #if VECTOR_BYTES >= 32
 #define V_RANGE f64_range
+#define V_LOAD_OF f64_load_of
 #endif
 #define V_LOAD f64_load
 #define V_STORE f64_store
@@ -156,6 +159,7 @@ static int windows_are_pixels(const image_t* g) {
 #undef V_MASK
 #undef V_FIRST
 #undef V_RANGE
+#undef V_LOAD_OF
 #undef V_LOAD
 #undef V_STORE
 #undef V_INDEX

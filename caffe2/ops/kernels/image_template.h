@@ -73,6 +73,13 @@ INLINE void piece_inside(const image_t* g, const piece_t* p, const int* tap, lon
     if (x < 0) *lo = MIN((-x + s - 1) / s, *hi);
 }
 
+/* The window, of an axis, that has a pixel so far behind its first one under the first tap; -1: none. */
+INLINE int window_at(int pixel, int stride, int windows) {
+    if (pixel < 0 || (stride > 1 && pixel % stride)) return -1; /* divisions take long */
+    if (stride > 1) pixel /= stride;
+    return pixel < windows ? pixel : -1;
+}
+
 /* Entries of a table of pieces under taps: more pieces than this are copied one by one. */
 #define PIECES 256
 #define GATHERED 32 /* widest kernel whose entries are gathered */
@@ -153,6 +160,7 @@ typedef struct {
 typedef struct {
     FN(load_t) loads[PIECES]; /* [tap][vector][load] */
     long each, tap;           /* loads of a vector; from tap to tap */
+    long size;                /* of all images */
 } FN(pixels_t);
 
 /* Whether there is room for the loads of any columns. */
@@ -173,6 +181,7 @@ static void FN(find_pixels)(const image_t* g, cursor_t* first, long n, FN(pixels
         inside &= pieces[i].inside;
     }
     p->each = MAX(each[0], each[1]);
+    p->size = (g->batch - 1) * g->batch_stride + g->channels * g->step;
     p->tap = inside ? 0 : p->each * (n > LANES ? 2 : 1);
     for (long t = inside ? 1 : image_taps(g); t > 0; t--, advance(tap, g->kernel)) {
         const piece_t* q = pieces;
@@ -193,13 +202,15 @@ static void FN(find_pixels)(const image_t* g, cursor_t* first, long n, FN(pixels
     }
 }
 
-INLINE V FN(gather)(const long each, const int every_second, const REAL* from, const FN(load_t) * l) {
+INLINE V FN(gather)(const long each, const int every_second, const FN(pixels_t) * p, int v, const REAL* x,
+                    long row, long tap) {
+    const FN(load_t)* l = p->loads + tap * p->tap + v * each;
     V_INDEX all = {0};
     for (long i = 0; i < each; i++, l++) {
-        const REAL* q = from + l->at;
-        const V a = V_LOAD(q, l->m);
+        const long at = row + l->at;
+        const V a = V_LOAD_OF(x, p->size, at, l->m);
         if (every_second) {
-            const V b = V_LOAD(q + LANES, l->behind);
+            const V b = V_LOAD_OF(x, p->size, at + LANES, l->behind);
             all |= (V_INDEX)SHUFFLE(V_INDEX, V_LANES, a, b, EVEN, 1);
         } else all |= (V_INDEX)a;
     }
@@ -232,8 +243,7 @@ INLINE void FN(gather_along)(const long each, const int every_second, const FN(p
                              const FN(row_t) * rows, long n, int vectors, REAL* d) {
     for (const FN(row_t)* end = rows + n; rows < end; rows++, d += NR)
         for (int v = 0; v < vectors; v++)
-            *(V*)(d + v * LANES) = FN(gather)(each, every_second, x + rows->at,
-                                              p->loads + rows->tap * p->tap + v * each);
+            *(V*)(d + v * LANES) = FN(gather)(each, every_second, p, v, x, rows->at, rows->tap);
 }
 
 /* A panel of B. */
@@ -252,8 +262,7 @@ INLINE void FN(gather_square)(const long each, const int every_second, const FN(
 #pragma GCC unroll 16
     for (int i = 0; i < LANES; i++) {
         const FN(row_t)* r = rows + i;
-        square[i] = i < n ? FN(gather)(each, every_second, x + r->at, p->loads + r->tap * p->tap + v * each)
-                          : (V){0};
+        square[i] = i < n ? FN(gather)(each, every_second, p, v, x, r->at, r->tap) : (V){0};
     }
 }
 
@@ -327,7 +336,7 @@ static void FN(add_channel)(const image_t* g, const REAL* columns, REAL* x) {
 /* The same where windows of a line are one pixel apart: every pixel gathers its entries, so that
  * nothing is added to memory that was written just before. */
 static void FN(gather_channel)(const image_t* g, const REAL* columns, REAL* x) {
-    const long all = image_pixels(g) * g->batch;
+    const long all = image_pixels(g) * g->batch, size = image_taps(g) * all;
     const int width = g->size[2], side = g->kernel[2];
     V_MASK m[GATHERED];
     for (int v = 0; v < width; v += LANES) {
@@ -344,15 +353,15 @@ static void FN(gather_channel)(const image_t* g, const REAL* columns, REAL* x) {
             for (long n = (long)lines[1] * lines[2]; n > 0; n--, to += width, advance(at, lines)) {
                 V sum = V_LOAD(to, lanes);
                 for (int d = 0; d < g->kernel[0]; d++) {
-                    const int z = at[1] + g->pad[0] - d * g->dilation[0];
-                    if (z < 0 || z % g->stride[0] || z / g->stride[0] >= g->out[0]) continue;
+                    const int z = window_at(at[1] + g->pad[0] - d * g->dilation[0], g->stride[0], g->out[0]);
+                    if (z < 0) continue;
                     for (int h = 0; h < g->kernel[1]; h++) {
-                        const int y = at[2] + g->pad[1] - h * g->dilation[1];
-                        if (y < 0 || y % g->stride[1] || y / g->stride[1] >= g->out[1]) continue;
-                        const REAL* from =
-                            columns + (long)(d * g->kernel[1] + h) * side * all + i * image_pixels(g) +
-                            ((long)(z / g->stride[0]) * g->out[1] + y / g->stride[1]) * g->out[2] + v + g->pad[2];
-                        for (int t = 0; t < side; t++, from += all - g->dilation[2]) sum += V_LOAD(from, m[t]);
+                        const int y = window_at(at[2] + g->pad[1] - h * g->dilation[1], g->stride[1], g->out[1]);
+                        if (y < 0) continue;
+                        long from = (long)(d * g->kernel[1] + h) * side * all + i * image_pixels(g) +
+                                    ((long)z * g->out[1] + y) * g->out[2] + v + g->pad[2];
+                        for (int t = 0; t < side; t++, from += all - g->dilation[2])
+                            sum += V_LOAD_OF(columns, size, from, m[t]);
                     }
                 }
                 V_STORE(to, sum, lanes);

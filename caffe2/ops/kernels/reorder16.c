@@ -33,30 +33,20 @@ void CAT(from16, ISA)(long batch, int channels, long pixels, const float* x, flo
     reorder(1, batch, channels, pixels, x, y, nth);
 }
 
-/* One row of images with few channels, bordered: the values under the columns of each window, of
- * all channels, become the channels of one pixel, or are added up again. */
-static void lines_of_row(const conv16_t* c, int back, float* rows, long width, long step,
-                         float* lines) {
+/* One row of images with few channels, bordered: what lies at the columns of each window, of all
+ * channels, is added up. */
+static void add_row(const conv16_t* c, const float* lines, long step, float* rows, long width) {
     const long lanes = (long)c->channels * c->kernel[1];
     for (long o = 0; o < c->out[1]; o++, lines += 16) {
-        float line[16];
-        long channel = 0, tap = 0;
-        for (long first = 0; first < lanes; first += 16) {
-            const long n = MIN(16, lanes - first);
-            float* at = lines + first / 16 * step;
-            if (!back) memset(line, 0, sizeof(line));
-            for (long i = 0; i < n; i++) {
-                float* x = rows + channel * width + o * c->stride[1] + tap * c->dilation[1];
-                if (back) *x += at[i];
-                else line[i] = *x;
-                if (++tap == c->kernel[1]) tap = 0, channel++;
-            }
-            if (!back) memcpy(at, line, sizeof(line));
+        float* channel = rows + o * c->stride[1];
+        for (long i = 0, tap = 0; i < lanes; i++) {
+            channel[tap * c->dilation[1]] += lines[i / 16 * step + i % 16];
+            if (++tap == c->kernel[1]) tap = 0, channel += width;
         }
     }
 }
 
-int CAT(lines16, ISA)(const conv16_t* c, int back, float* x, float* lines, int nth) {
+int CAT(add_lines, ISA)(const conv16_t* c, const float* lines, float* x, int nth) {
     const long blocks = BLOCKS((long)c->channels * c->kernel[1]), height = c->size[0];
     const long step = height * c->out[1] * 16, left = c->pad[1];
     const long reach = (c->out[1] - 1l) * c->stride[1] + (c->kernel[1] - 1l) * c->dilation[1] + 1;
@@ -71,16 +61,11 @@ int CAT(lines16, ISA)(const conv16_t* c, int back, float* x, float* lines, int n
             failed = 1;
             continue;
         }
-        float* line = lines + n * blocks * step + y * c->out[1] * 16;
         memset(rows, 0, all * sizeof(float));
-        if (back) lines_of_row(c, 1, rows, width, step, line);
-        for (long k = 0; k < c->channels; k++) {
-            float* row = x + ((n * c->channels + k) * height + y) * c->size[1];
-            float* inside = rows + k * width + left;
-            if (back) memcpy(row, inside, c->size[1] * sizeof(float));
-            else memcpy(inside, row, c->size[1] * sizeof(float));
-        }
-        if (!back) lines_of_row(c, 0, rows, width, step, line);
+        add_row(c, lines + n * blocks * step + y * c->out[1] * 16, step, rows, width);
+        for (long k = 0; k < c->channels; k++)
+            memcpy(x + ((n * c->channels + k) * height + y) * c->size[1], rows + k * width + left,
+                   c->size[1] * sizeof(float));
     }
     return failed ? -1 : 0;
 }

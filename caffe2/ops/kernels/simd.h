@@ -92,6 +92,8 @@ INLINE f64_mask f64_range(long from, long to) { return (f64_mask)((1u << to) - (
 INLINE f32 f32_load(const float* p, f32_mask m) { return (f32)_mm512_maskz_loadu_ps(m, p); }
 INLINE f64 f64_load(const double* p, f64_mask m) { return (f64)_mm512_maskz_loadu_pd(m, p); }
 INLINE u32 u32_load(const uint32_t* p, f32_mask m) { return (u32)_mm512_maskz_loadu_epi32(m, p); }
+INLINE f32 f32_load_of(const float* x, long size, long at, f32_mask m) { return f32_load(x + at, m); }
+INLINE f64 f64_load_of(const double* x, long size, long at, f64_mask m) { return f64_load(x + at, m); }
 INLINE void f32_store(float* p, f32 x, f32_mask m) { _mm512_mask_storeu_ps(p, m, (__m512)x); }
 INLINE void f64_store(double* p, f64 x, f64_mask m) { _mm512_mask_storeu_pd(p, m, (__m512d)x); }
 INLINE void u32_store(uint32_t* p, u32 x, f32_mask m) {
@@ -118,15 +120,38 @@ INLINE f64_mask f64_range(long from, long to) {
     i64 lane = {0, 1, 2, 3};
     return (__m256i)((lane >= (int64_t)from) & (lane < (int64_t)to));
 }
-INLINE f32 f32_load(const float* p, f32_mask m) { return (f32)_mm256_maskload_ps(p, m); }
-INLINE f64 f64_load(const double* p, f64_mask m) { return (f64)_mm256_maskload_pd(p, m); }
-INLINE u32 u32_load(const uint32_t* p, f32_mask m) {
-    return (u32)_mm256_maskload_epi32((const int*)p, m);
+/* Masked loads and stores take some processors 12 cycles each, so whole vectors go without. */
+INLINE int f32_whole(f32_mask m) { return _mm256_movemask_ps((__m256)m) == 0xff; }
+INLINE int f64_whole(f64_mask m) { return _mm256_movemask_pd((__m256d)m) == 0xf; }
+INLINE f32 f32_load(const float* p, f32_mask m) {
+    return f32_whole(m) ? (f32)*(const f32_u*)p : (f32)_mm256_maskload_ps(p, m);
 }
-INLINE void f32_store(float* p, f32 x, f32_mask m) { _mm256_maskstore_ps(p, m, (__m256)x); }
-INLINE void f64_store(double* p, f64 x, f64_mask m) { _mm256_maskstore_pd(p, m, (__m256d)x); }
+INLINE f64 f64_load(const double* p, f64_mask m) {
+    return f64_whole(m) ? (f64)*(const f64_u*)p : (f64)_mm256_maskload_pd(p, m);
+}
+/* The vector at a place of an array, which is read as a whole where it does not reach beyond. */
+INLINE f32 f32_load_of(const float* x, long size, long at, f32_mask m) {
+    if (at < 0 || at > size - F32_LANES) return f32_load(x + at, m);
+    return (f32)((i32)*(const f32_u*)(x + at) & (i32)m);
+}
+INLINE f64 f64_load_of(const double* x, long size, long at, f64_mask m) {
+    if (at < 0 || at > size - F64_LANES) return f64_load(x + at, m);
+    return (f64)((i64)*(const f64_u*)(x + at) & (i64)m);
+}
+INLINE u32 u32_load(const uint32_t* p, f32_mask m) {
+    return f32_whole(m) ? (u32)*(const u32_u*)p : (u32)_mm256_maskload_epi32((const int*)p, m);
+}
+INLINE void f32_store(float* p, f32 x, f32_mask m) {
+    if (f32_whole(m)) *(f32_u*)p = x;
+    else _mm256_maskstore_ps(p, m, (__m256)x);
+}
+INLINE void f64_store(double* p, f64 x, f64_mask m) {
+    if (f64_whole(m)) *(f64_u*)p = x;
+    else _mm256_maskstore_pd(p, m, (__m256d)x);
+}
 INLINE void u32_store(uint32_t* p, u32 x, f32_mask m) {
-    _mm256_maskstore_epi32((int*)p, m, (__m256i)x);
+    if (f32_whole(m)) *(u32_u*)p = x;
+    else _mm256_maskstore_epi32((int*)p, m, (__m256i)x);
 }
 
 #else
