@@ -12,7 +12,7 @@
 #define BLOCKS(channels) (((channels) + 15l) / 16)
 #define DIVIDE_UP(a, b) (((a) + (b) - 1) / (b))
 #define THREAD_WORK 150000.0 /* multiplications that pay for one more thread */
-#define REPACK_PIXELS 512. /* from there on, transforming filters for one use pays */
+#define REPACK_PIXELS (LANES == 16 ? 512. : 256.) /* from there on, transforming filters for one use pays */
 #define BAND_BYTES (512l << 10) /* of the input: what stays in the second-level cache */
 
 /* At most this many pixels are computed at once, times one or two vectors of output channels. */
