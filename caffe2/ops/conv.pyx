@@ -80,13 +80,6 @@ cdef void turn(const float* w, int64_t filters, int64_t channels, int64_t taps, 
                     turned[(c * filters + f) * taps + t] = w[(f * channels + c + 1) * taps - 1 - t]
 
 
-cdef inline void transpose(const float* x, int64_t rows, int64_t columns, float* y) noexcept nogil:
-    cdef int64_t i, j
-    for i in range(rows):
-        for j in range(columns):
-            y[j * rows + i] = x[i * columns + j]
-
-
 cdef class Correlation(Operator):
     """Base of convolutions: what filters answer to the windows of images, and the three gradients of that."""
 
@@ -800,8 +793,8 @@ cdef class ConvGradient(Correlation):
             self.run_blocked(&c, self.input_gradient())
             if self.has_finite_borders(&c):
                 return 0
-        elif self.fits_lines(&c):
-            return self.run_lines(&c, self.input_gradient())
+        elif self.has_few_channels(&c):
+            return self.run_few(&c, self.input_gradient())
         make_plain(x)
         make_plain(dy)
         return self.gradients(False, self.filters, g.count)
@@ -821,40 +814,31 @@ cdef class ConvGradient(Correlation):
         return self.x[0].layout == BLOCKED or self.x[2].layout == BLOCKED or self.windows.c.taps >= 9 and (
             is_most(c.channels) and is_most(c.out_channels))
 
-    cdef bint fits_lines(self, conv16_t* c) noexcept nogil:
-        return self.blocked and blocked_windows(&self.windows.c, self.filters, c) and (
-            self.x[0].layout == PLAIN and self.x[2].layout == BLOCKED and c.channels < BLOCK
-            and (c.stride[0] == 1 or c.dilation[0] == 1) and K.plain_filter_gradient_fits(c))
+    cdef bint has_few_channels(self, conv16_t* c) noexcept nogil:
+        return self.blocked and blocked_windows(&self.windows.c, self.filters, c) and c.channels < BLOCK and (
+            self.x[0].layout == PLAIN and (self.x[2].layout == BLOCKED or self.windows.c.taps > 1)
+            and K.plain_filter_gradient_fits(c))
 
-    cdef int run_lines(self, const conv16_t* c, tensor_t* dx) except -1 nogil:
-        """Of plain images with few channels: for dX, what a window's columns meet in one row stands for channels."""
-        cdef tensor_t* x = self.x[0]
-        cdef const float* dy = <const float*>self.x[2].data
-        cdef const float* w = <const float*>self.x[1].data
-        cdef int64_t columns = c.kernel[1], rows = c.kernel[0], i
-        cdef int64_t lanes = c.channels * columns
-        cdef int64_t room = c.batch * ((lanes + BLOCK - 1) // BLOCK * BLOCK) * c.size[0] * c.out[1]
-        cdef int nth = num_threads(<int64_t>(<double>self.x[2].size * lanes * rows / 8))
-        cdef float* lines
-        cdef float* turned
-        cdef conv16_t d = c[0]
+    cdef int run_few(self, const conv16_t* c, tensor_t* dx) except -1 nogil:
+        """Of plain images with few channels."""
+        cdef windows_t* g = &self.windows.c
+        cdef tensor_t* dy = self.x[2]
+        cdef const float* dy16 = <const float*>dy.data
+        cdef int nth = num_threads(<int64_t>(<double>dy.size * c.channels * g.taps / 8))
+        if dy.layout == PLAIN:
+            dy16 = <const float*>self.scratch(blocked_size(dy.shape) * sizeof(float))
+            K.to16(c.batch, c.out_channels, g.count, <const float*>dy.data, <float*>dy16, nth)
         if not self.no_bias and self.num_outputs > 1:
             resize1(self.y[1], self.filters, FLOAT)
-            self.blocked_bias_gradient(c, dy, <float*>self.y[1].data)
-        if K.plain_filter_gradient(c, <const float*>x.data, dy, <float*>self.y[0].data, nth):
+            self.blocked_bias_gradient(c, dy16, <float*>self.y[1].data)
+        if K.plain_filter_gradient(c, <const float*>self.x[0].data, dy16, <float*>self.y[0].data, nth):
             return self.no_memory()
         if dx == NULL:
             return 0
-        resize_like(dx, x, FLOAT)
-        lines = <float*>self.scratch((room + self.x[1].size) * sizeof(float))
-        turned = lines + room
-        for i in range(c.out_channels * c.channels):
-            transpose(w + i * columns * rows, rows, columns, turned + i * columns * rows)
-        d.channels = <int>lanes
-        d.size[1] = c.out[1]
-        d.kernel[1] = d.stride[1] = d.dilation[1] = 1
-        d.pad[1] = 0
-        if K.conv16_image_gradient(&d, 0, dy, turned, lines, nth) or K.add_lines(c, lines, <float*>dx.data, nth):
+        resize_like(dx, self.x[0], FLOAT)
+        if dy.layout == PLAIN and c.channels == 1:      # each answer would be read for one multiplication
+            return self.images(<const float*>dy.data, NULL, <float*>dx.data)
+        if K.plain_image_gradient(c, dy16, <const float*>self.x[1].data, <float*>dx.data, nth):
             return self.no_memory()
         return 0
 

@@ -246,7 +246,7 @@ def test_winograd_borders(name, way, stride, low, narrow):
 
 
 def check_gradients(level, n, channels, size, filters, kernel, stride, pad, tail, dilation, group=1, nth=1,
-                    winograd=True):
+                    winograd=True, layout=blocked):
     out = [(i + p + t - (k - 1) * d - 1) // s + 1
            for i, p, t, k, d, s in zip(size, pad, tail, kernel, dilation, stride, strict=True)]
     if min(out) < 1:
@@ -254,7 +254,7 @@ def check_gradients(level, n, channels, size, filters, kernel, stride, pad, tail
     rng = np.random.default_rng(n)
     x, w = random(rng, n, channels, *size), random(rng, filters, channels // group, *kernel)
     dy = random(rng, n, filters, *out)
-    case = (blocked(x), w, blocked(dy), group, stride, pad, dilation)
+    case = (layout(x), w, blocked(dy), group, stride, pad, dilation)
     dx = level.image_gradient(*case, winograd, nth)
     a = windows(x, kernel, stride, pad, dilation, out)
     a = a.reshape(n, group, channels // group, *a.shape[2:])
@@ -267,7 +267,7 @@ def check_gradients(level, n, channels, size, filters, kernel, stride, pad, tail
     columns = np.einsum("gmcrs,ngmhw->ngcrshw", f, d, optimize=True)
     expected = add_windows(columns.reshape(n, channels, *kernel, *out), size, stride, pad, dilation)
     atol = 1e-5 * (np.abs(expected).max(initial=0) + 1)
-    np.testing.assert_allclose(plain(dx, channels), expected, rtol=0, atol=atol)
+    np.testing.assert_allclose(plain(dx, channels) if layout is blocked else dx, expected, rtol=0, atol=atol)
 
 
 @each_level
@@ -275,6 +275,25 @@ def check_gradients(level, n, channels, size, filters, kernel, stride, pad, tail
        stride=pairs, pad=pairs, tail=pairs, nth=st.integers(1, 3), winograd=st.booleans())
 def test_gradients(name, **case):
     check_gradients(dispatch.level(name), dilation=(1, 1), **case)
+
+
+@each_level
+@given(n=st.integers(0, 3), channels=st.integers(1, 17), size=sides, filters=st.integers(1, 70), kernel=pairs,
+       stride=pairs, pad=pairs, tail=pairs, dilation=pairs, nth=st.integers(1, 3))
+def test_gradients_of_plain_images(name, **case):
+    check_gradients(dispatch.level(name), layout=np.ascontiguousarray, **case)
+
+
+@pytest.mark.parametrize("channels, size, filters, kernel, stride, pad, n", [
+    (3, (64, 61), 64, (7, 7), (2, 2), (3, 3), 3), (1, (28, 28), 20, (5, 5), (1, 1), (0, 0), 9),
+    (20, (12, 12), 50, (5, 5), (1, 1), (0, 0), 7), (2, (9, 300), 8, (1, 7), (1, 3), (2, 0), 1),
+    (4, (70, 5), 130, (3, 4), (5, 1), (1, 9), 2), (5, (8, 8), 17, (3, 3), (4, 4), (0, 0), 2),
+])
+@pytest.mark.parametrize("nth", [1, 2, 5])
+@each_level
+def test_gradient_ways_of_plain_images(name, channels, size, filters, kernel, stride, pad, n, nth):
+    check_gradients(dispatch.level(name), n, channels, size, filters, kernel, stride, pad, pad, (1, 1), nth=nth,
+                    layout=np.ascontiguousarray)
 
 
 @each_level

@@ -166,7 +166,6 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
                      int nth) noexcept nogil
         void (*from16)(long batch, int channels, long pixels, const float* x, float* y,
                        int nth) noexcept nogil
-        int (*add_lines)(const conv16_t* c, const float* lines, float* x, int nth) noexcept nogil
         int (*conv16_way)(const conv16_t* c, int images, int winograd) noexcept nogil
         size_t (*conv16_pack_bytes)(const conv16_t* c, int way) noexcept nogil
         int (*conv16_pack)(const conv16_t* c, int way, const float* w, float* packed,
@@ -179,6 +178,8 @@ cdef extern from "caffe2/ops/kernels/kernels.h":
         int (*plain_filter_gradient_fits)(const conv16_t* c) noexcept nogil
         int (*plain_filter_gradient)(const conv16_t* c, const float* x, const float* dy, float* dw,
                                      int nth) noexcept nogil
+        int (*plain_image_gradient)(const conv16_t* c, const float* dy, const float* w, float* dx,
+                                    int nth) noexcept nogil
         int (*conv16_filter_gradient)(const conv16_t* c, const float* x, const float* dy, float* dw,
                                       int nth) noexcept nogil
         int (*conv16_image_gradient)(const conv16_t* c, int winograd, const float* dy,

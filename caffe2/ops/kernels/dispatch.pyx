@@ -252,23 +252,31 @@ cdef class Level:
         return y
 
     def filter_gradient(self, x, w, dy, int group=1, stride=(1, 1), pad=(0, 0), dilation=(1, 1), int nth=1):
-        """Gradient of the filters of a convolution of blocked images; of `w` only the shape counts."""
+        """Gradient of the filters of a convolution of blocked images, or plain ones; of `w` only the shape counts."""
         cdef conv16_t c = shape16(x.shape[0], w.shape[1] * group, x.shape[2:4], w.shape[0],
                                   dy.shape[2:4], group, w.shape[2:], stride, pad, dilation)
         dw = np.full(w.shape, np.nan, np.float32)
-        if self.k.conv16_filter_gradient(&c, <const float*> pointer(x), <const float*> pointer(dy),
-                                         <float*> pointer(dw), nth):
+        cdef const float* px = <const float*> pointer(x)
+        cdef const float* pdy = <const float*> pointer(dy)
+        cdef float* pdw = <float*> pointer(dw)
+        if x.ndim == 4 and not self.k.plain_filter_gradient_fits(&c):
+            raise ValueError("not for plain images")
+        if (self.k.plain_filter_gradient(&c, px, pdy, pdw, nth) if x.ndim == 4 else
+                self.k.conv16_filter_gradient(&c, px, pdy, pdw, nth)):
             raise MemoryError
         return dw
 
     def image_gradient(self, x, w, dy, int group=1, stride=(1, 1), pad=(0, 0), dilation=(1, 1),
                        bint winograd=True, int nth=1):
-        """Gradient of the blocked images of a convolution; of `x` only the shape counts."""
+        """Gradient of the blocked or plain images of a convolution; of `x` only the shape counts."""
         cdef conv16_t c = shape16(x.shape[0], w.shape[1] * group, x.shape[2:4], w.shape[0],
                                   dy.shape[2:4], group, w.shape[2:], stride, pad, dilation)
         dx = aligned(x.shape)
-        if self.k.conv16_image_gradient(&c, winograd, <const float*> pointer(dy),
-                                        <const float*> pointer(w), <float*> pointer(dx), nth):
+        cdef const float* pdy = <const float*> pointer(dy)
+        cdef const float* pw = <const float*> pointer(w)
+        cdef float* pdx = <float*> pointer(dx)
+        if (self.k.plain_image_gradient(&c, pdy, pw, pdx, nth) if x.ndim == 4 else
+                self.k.conv16_image_gradient(&c, winograd, pdy, pw, pdx, nth)):
             raise MemoryError
         return dx
 

@@ -238,10 +238,6 @@ typedef struct kernels_t {
     /* x[batch][channels][pixels] to blocked and back. */
     void (*to16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
     void (*from16)(long batch, int channels, long pixels, const float* x, float* y, int nth);
-    /* For the gradient of NCHW images with few channels: x is the sum of `lines`, [batch][ceil(channels *
-     * kw / 16)][height][out width][16], where the values that the columns of a window meet in one row,
-     * of each channel, are the channels of a pixel. What gave them is a convolution of height kh. */
-    int (*add_lines)(const conv16_t* c, const float* lines, float* x, int nth);
     /* The fastest way for a convolution of such images, by its batch and out too; CONV16_NONE if
      * there is none. winograd = 0 rules those ways out, 1 says that packed filters are kept, 2 that
      * they serve once. */
@@ -268,6 +264,8 @@ typedef struct kernels_t {
      * absurd border, and with few enough filters for each thread to have sums of its own. */
     int (*plain_filter_gradient_fits)(const conv16_t* c);
     int (*plain_filter_gradient)(const conv16_t* c, const float* x, const float* dy, float* dw, int nth);
+    /* That of plain images, fast where they have few channels; under the same conditions. */
+    int (*plain_image_gradient)(const conv16_t* c, const float* dy, const float* w, float* dx, int nth);
     /* channels = out_channels. The window may reach beyond the image; of one that lies outside
      * altogether the maximum is -FLT_MAX and the average 0. NaN is not greater than any value. */
     void (*pool16)(const conv16_t* c, int mode, const float* x, float* y, int nth);

@@ -1,9 +1,11 @@
-/* Gradient of the filters of a convolution of plain images by blocked answers.
+/* Gradients of a convolution of plain images with blocked answers.
  *
- * A row of dw is one channel under one tap. A thread copies what a band of pixels sees, with its
- * border, so that each row is the same walk from another start; the sums of a few rows times one or
- * two vectors of output channels stay in registers while the band goes by. Threads share the bands,
- * and their sums are added up. */
+ * filters   A row of dw is one channel under one tap. A thread copies what a band of pixels sees, with
+ *           its border, so that each row is the same walk from another start; the sums of a few rows
+ *           times one or two vectors of output channels stay in registers while the band goes by.
+ *           Threads share the bands, and their sums are added up.
+ * image     The lanes of a sum are output channels, added up at the end: a tile holds some pixels, a
+ *           stride apart, of a few channels and runs over the taps that meet them. */
 #include <string.h>
 
 #include "conv16.h"
@@ -18,6 +20,8 @@
 #define ROWS 6
 #define EACH_COUNT(F) F(1) F(2) F(3) F(4) F(5) F(6)
 #endif
+
+/* ---- filters ---- */
 
 typedef struct {
     const conv16_t* c;
@@ -115,7 +119,7 @@ int CAT(plain_filter_gradient, ISA)(const conv16_t* c, const float* x, const flo
     p.seen_rows = (p.high - 1) * c->stride[0] + (c->kernel[0] - 1l) * c->dilation[0] + 1;
     p.seen_columns = (c->out[1] - 1l) * c->stride[1] + (c->kernel[1] - 1l) * c->dilation[1] + 1;
     const long count = c->batch * p.bands, pixels = p.high * c->out[1];
-    nth = (int)MIN(count, threads_for((double)count * pixels * sums, nth));
+    nth = (int)MAX(1, MIN(count, threads_for((double)count * pixels * sums, nth)));
     float* all = kernels_scratch(0, nth * sums * sizeof(float));
     long* at = kernels_scratch(1, (p.rows + pixels) * sizeof(long));
     if (!all || !at) return -1;
@@ -148,4 +152,156 @@ int CAT(plain_filter_gradient, ISA)(const conv16_t* c, const float* x, const flo
         transpose_any(all + o * p.rows, PANEL, p.rows, MIN(PANEL, c->out_channels - o), dw + o * p.rows,
                       p.rows);
     return 0;
+}
+
+/* ---- image ---- */
+
+#define SUMS_AT_ONCE 12
+#define MAX_CHANNELS 4 /* of a tile; it has SUMS_AT_ONCE / channels pixels */
+#define SEEN_BYTES (256l << 10) /* of the answers that a band of rows sees, if it is not one row */
+
+/* A tap that meets every stride-th pixel of a row from some place on: with which answers, and its filters. */
+typedef struct {
+    long at, w;
+} tap_t;
+
+typedef struct {
+    const conv16_t* c;
+    const float* w; /* [tap][vector][channel][LANES] */
+    long vectors;
+    long high, reach;         /* rows of a band; answers that a row sees beyond its own */
+    long left, rows, columns; /* of the copied answers; left: of their border */
+} image_plan_t;
+
+#define FLIP(q, l) ((l) ^ (q))
+INLINE float total(f32 x) {
+#define ADD(q) x += SHUFFLE(i32, F32_LANES, x, x, FLIP, q);
+#if F32_LANES > 8
+    ADD(8)
+#endif
+#if F32_LANES > 4
+    ADD(4)
+#endif
+    ADD(2) ADD(1)
+#undef ADD
+    return x[0];
+}
+
+/* The sums of some pixels, a stride apart, of some channels; answers: those under the first pixel. */
+INLINE void image_tile(const int channels, const image_plan_t* p, const tap_t* taps, long count,
+                       const float* answers, const float* w, float* sums) {
+    const int pixels = SUMS_AT_ONCE / channels;
+    const long step = p->c->channels * LANES, block = p->rows * p->columns * 16;
+    f32 sum[SUMS_AT_ONCE];
+UNROLL
+    for (int i = 0; i < SUMS_AT_ONCE; i++) sum[i] = (f32){0};
+    for (const tap_t* end = taps + count; taps < end; taps++) {
+        const float *d = answers + taps->at, *f = w + taps->w;
+        for (long v = 0; v < p->vectors; v++, f += step) {
+UNROLL
+            for (int i = 0; i < pixels; i++) {
+                const f32 a = *(const f32*)(d + i * 16);
+UNROLL
+                for (int k = 0; k < channels; k++)
+                    sum[i * channels + k] += a * *(const f32*)(f + k * LANES);
+            }
+            d += LANES == 16 || (v + 1) % (16 / LANES) == 0 ? block - (16 - LANES) : LANES;
+        }
+    }
+UNROLL
+    for (int i = 0; i < SUMS_AT_ONCE; i++) sums[i] = total(sum[i]);
+}
+
+/* Every stride-th pixel of a row of some channels. */
+INLINE void image_row(const int channels, const image_plan_t* p, const tap_t* taps, long count,
+                      const float* answers, long channel, long phase, float* dx) {
+    const conv16_t* c = p->c;
+    const long stride = c->stride[1], size = (long)c->size[0] * c->size[1];
+    float sums[SUMS_AT_ONCE];
+    for (long x = phase; x < c->size[1]; answers += SUMS_AT_ONCE / channels * 16) {
+        image_tile(channels, p, taps, count, answers, p->w + channel * LANES, sums);
+        for (int i = 0; i < SUMS_AT_ONCE / channels && x < c->size[1]; i++, x += stride)
+            for (int k = 0; k < channels; k++) dx[(channel + k) * size + x] = sums[i * channels + k];
+    }
+}
+
+/* Copies rows of answers from `first` on, with a border of zeros. */
+static void copy_answers(const image_plan_t* p, const float* dy, long first, float* to) {
+    const conv16_t* c = p->c;
+    const long row = c->out[1] * 16l, left = p->left * 16, right = p->columns * 16 - left - row;
+    for (long block = 0; block < BLOCKS(c->out_channels); block++)
+        for (long r = first; r < first + p->rows; r++) {
+            memset(to, 0, left * sizeof(float));
+            to += left;
+            if (r >= 0 && r < c->out[0]) memcpy(to, dy + (block * c->out[0] + r) * row, row * sizeof(float));
+            to += row;
+            memset(to, 0, right * sizeof(float));
+            to += right;
+        }
+}
+
+/* Rows y..end - 1 of one image. */
+static void image_band(const image_plan_t* p, const float* dy, long y, long end, float* answers, tap_t* taps,
+                       float* dx) {
+    const conv16_t* c = p->c;
+    const long lowest = (y + c->pad[0]) / c->stride[0] - p->reach; /* row of answers */
+    copy_answers(p, dy, lowest, answers);
+    for (; y < end; y++)
+        for (long phase = 0; phase < MIN(c->stride[1], c->size[1]); phase++) {
+            long count = 0;
+            for (long r = 0; r < c->kernel[0]; r++) {
+                const long row = y + c->pad[0] - r * c->dilation[0];
+                if (row < 0 || row % c->stride[0] || row / c->stride[0] >= c->out[0]) continue;
+                for (long s = 0; s < c->kernel[1]; s++) {
+                    const long column = phase + c->pad[1] - s * c->dilation[1];
+                    if (column % c->stride[1]) continue;
+                    taps[count++] = (tap_t){
+                        ((row / c->stride[0] - lowest) * p->columns + p->left + column / c->stride[1]) * 16,
+                        (r * c->kernel[1] + s) * p->vectors * c->channels * LANES};
+                }
+            }
+            for (long k = 0, some; k < c->channels; k += some) {
+                float* row = dx + y * c->size[1];
+                some = MIN(MAX_CHANNELS, c->channels - k);
+                if (some == 1) image_row(1, p, taps, count, answers, k, phase, row);
+                else if (some == 2) image_row(2, p, taps, count, answers, k, phase, row);
+                else if (some == 3) image_row(3, p, taps, count, answers, k, phase, row);
+                else image_row(4, p, taps, count, answers, k, phase, row);
+            }
+        }
+}
+
+int CAT(plain_image_gradient, ISA)(const conv16_t* c, const float* dy, const float* w, float* dx, int nth) {
+    const long taps = (long)c->kernel[0] * c->kernel[1], out = (long)c->out[0] * c->out[1];
+    const long blocks = BLOCKS(c->out_channels), vectors = DIVIDE_UP(c->out_channels, (long)LANES);
+    const long step = c->channels * LANES;
+    image_plan_t p = {.c = c, .vectors = vectors};
+    p.left = MAX(0, DIVIDE_UP((c->kernel[1] - 1l) * c->dilation[1] - c->pad[1], c->stride[1]));
+    p.columns = p.left + MAX(c->out[1], (c->size[1] - 1l + c->pad[1]) / c->stride[1] + 1 + SUMS_AT_ONCE);
+    p.reach = (c->kernel[0] - 1l) * c->dilation[0] / c->stride[0] + 1;
+    nth = threads_for((double)c->batch * out * taps * c->channels * c->out_channels, nth);
+    p.high = (SEEN_BYTES / (blocks * p.columns * 16 * (long)sizeof(float)) - p.reach) * c->stride[0];
+    p.high = MIN(MAX(p.high, 1), c->batch < nth ? DIVIDE_UP(c->size[0], nth) : c->size[0]);
+    p.rows = (p.high - 1) / c->stride[0] + p.reach + 2;
+    float* turned = kernels_scratch(0, taps * vectors * step * sizeof(float));
+    if (!turned) return -1;
+    memset(turned, 0, taps * vectors * step * sizeof(float));
+    for (long o = 0; o < c->out_channels; o++)
+        for (long k = 0; k < c->channels; k++)
+            for (long tap = 0; tap < taps; tap++)
+                turned[(tap * vectors + o / LANES) * step + k * LANES + o % LANES] = *w++;
+    p.w = turned;
+    const long bands = DIVIDE_UP(c->size[0], p.high);
+    int failed = 0;
+#pragma omp parallel for num_threads(nth) if (nth > 1) schedule(static) reduction(| : failed)
+    for (long i = 0; i < c->batch * bands; i++) {
+        const long n = i / bands, y = i % bands * p.high;
+        float* answers = kernels_scratch(1, blocks * p.rows * p.columns * 16 * sizeof(float));
+        tap_t* met = kernels_scratch(2, taps * sizeof(tap_t));
+        failed |= !answers || !met;
+        if (answers && met)
+            image_band(&p, dy + n * blocks * out * 16, y, MIN(y + p.high, c->size[0]), answers, met,
+                       dx + n * c->channels * c->size[0] * c->size[1]);
+    }
+    return failed ? -1 : 0;
 }

@@ -15,9 +15,9 @@
     F(half_to_float) F(float_to_half)
 
 #define BLOCKED(F) \
-    F(to16) F(from16) F(add_lines) F(conv16_way) F(conv16_pack_bytes) F(conv16_pack) F(conv16) \
-    F(separable16) F(plain_filter_gradient_fits) F(plain_filter_gradient) F(conv16_filter_gradient) \
-    F(conv16_image_gradient) F(pool16) F(pool16_gradient) F(mean16)
+    F(to16) F(from16) F(conv16_way) F(conv16_pack_bytes) F(conv16_pack) F(conv16) \
+    F(separable16) F(plain_filter_gradient_fits) F(plain_filter_gradient) F(plain_image_gradient) \
+    F(conv16_filter_gradient) F(conv16_image_gradient) F(pool16) F(pool16_gradient) F(mean16)
 
 #define DECLARE(f) extern __typeof__(*((kernels_t*)0)->f) CAT(f, ISA);
 #define ENTRY(f) .f = CAT(f, ISA),
