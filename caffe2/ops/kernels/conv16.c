@@ -79,22 +79,21 @@ UNROLL
         for (int k = 0; k < tail; k++, q++, w += width)
             add(step, vectors, pixels, columns, q, x_row, w, sum);
     }
-UNROLL
-    for (int v = 0; v < vectors; v++) {
-        const f32 bias = kind == TILE_PLAIN ? (f32){0} : f->bias[v];
-UNROLL
-        for (int p = 0; p < pixels; p++) {
-            float* q = y + v * f->vector + pixel_at(f, columns, p);
-            f32 s = sum[p][v];
-            if (kind != TILE_PLAIN) {
-                s += bias;
-                if (f->has_residual) s += *(const f32*)(q + f->residual);
-                s = clip(s, f->low, f->high);
-                if (!f->whole) s = (f32)((i32)s & f->lanes[v]);
-            }
-            *(f32*)q = s;
-        }
+    /* Nothing is stored before all else is done, or the compiler would have to read `f` again. */
+#define EACH                                     \
+    UNROLL for (int v = 0; v < vectors; v++)     \
+    UNROLL for (int p = 0; p < pixels; p++)
+    if (kind != TILE_PLAIN) {
+        const float low = f->low, high = f->high;
+        EACH sum[p][v] += f->bias[v];
+        if (f->has_residual)
+            EACH sum[p][v] += *(const f32*)(y + f->residual + v * f->vector + pixel_at(f, columns, p));
+        EACH sum[p][v] = clip(sum[p][v], low, high);
+        if (!f->whole) EACH sum[p][v] = (f32)((i32)sum[p][v] & f->lanes[v]);
     }
+    const long row = f->row, vector = f->vector;
+    EACH *(f32*)(y + v * vector + (p < columns ? p * 16 : row + (p - columns) * 16)) = sum[p][v];
+#undef EACH
 }
 
 #define TILE(kind, vectors, rows, columns)                                                       \
@@ -375,6 +374,7 @@ static int run_part(const plan_t* p, const part16_t* part, long down, long band,
                                            copies + (n - part->image_0) * image_step + k * block);
         *copied = band;
     }
+    const cuts_t tiles = p->flat ? cuts_of(pixels, p->tiles_down, part->down_0) : cuts_of(c->out[1], p->tiles_across, 0);
     const long passes = (part->image_1 - part->image_0) * (part->down_1 - part->down_0) *
                         (p->flat ? 1 : p->tiles_across);
     for (long panel = part->panel_0; panel < part->panel_1; panel++) {
@@ -387,7 +387,7 @@ static int run_part(const plan_t* p, const part16_t* part, long down, long band,
             finish.bias[v] = bias_at(c, p->bias, channel + v * LANES);
             finish.lanes[v] = lanes_at(c, channel + v * LANES);
         }
-        const long steps = p->depth * taps, width = vectors * LANES;
+        const long steps = p->depth * taps, width = vectors * LANES, share = MAX(1, width / passes);
         long pass = 0;
         for (long n = part->image_0; n < part->image_1; n++) {
             const float* x = copies ? copies + (n - part->image_0) * image_step
@@ -395,20 +395,20 @@ static int run_part(const plan_t* p, const part16_t* part, long down, long band,
                                           (x_group * c->size[0] * c->size[1] * 16);
             if (!copies) x += row_0 * p->row;
             float* y = p->y + n * p->y_image + channel / 16 * pixels * 16 + channel % 16;
+            cuts_t cut = tiles;
             for (long i = part->down_0; i < part->down_1; i++) {
                 if (p->flat) {
-                    const long from = i * pixels / p->tiles_down;
-                    const long to = (i + 1) * pixels / p->tiles_down;
-                    fetch_later(&sum, w + width * steps, width, steps, pass++, passes);
+                    const long from = cut.at, to = next_cut(&cut);
+                    fetch_later(&sum, w + width * steps, width, steps, pass++, share);
                     CAT(conv16_tile, ISA)(TILE_BLOCKED, vectors, 1, (int)(to - from))(
                         &sum, x + (from * 16 - origin), 0, w, y + from * 16, &finish);
                     continue;
                 }
                 const long oy = i * p->tile_rows, rows = MIN(p->tile_rows, c->out[0] - oy);
+                cut = tiles;
                 for (long j = 0; j < p->tiles_across; j++) {
-                    const long from = j * c->out[1] / p->tiles_across;
-                    const long to = (j + 1) * c->out[1] / p->tiles_across;
-                    fetch_later(&sum, w + width * steps, width, steps, pass++, passes);
+                    const long from = cut.at, to = next_cut(&cut);
+                    fetch_later(&sum, w + width * steps, width, steps, pass++, share);
                     CAT(conv16_tile, ISA)(kind, vectors, (int)rows, (int)(to - from))(
                         &sum, x + (oy - row_0) * p->row + from * p->step, p->row, w,
                         y + (oy * c->out[1] + from) * 16, &finish);

@@ -38,11 +38,26 @@ typedef struct {
     long later_step;
 } reduction_t;
 
-/* Makes one of `passes` passes over a panel's filters (steps times width) fetch its share of what
- * lies at next. */
+/* n pixels in parts as even as can be; a division for each would take as long as some pixels. */
+typedef struct {
+    long at, rest, parts, size, more;
+} cuts_t;
+
+INLINE cuts_t cuts_of(long n, long parts, long part) {
+    return (cuts_t){part * n / parts, part * n % parts, parts, n / parts, n % parts};
+}
+
+/* Where the next part begins. */
+INLINE long next_cut(cuts_t* c) {
+    const int over = (c->rest += c->more) >= c->parts;
+    c->rest -= over ? c->parts : 0;
+    return c->at += c->size + over;
+}
+
+/* Makes a pass over a panel's filters (steps times width) fetch its share of what lies at next. */
 static inline void fetch_later(reduction_t* r, const float* next, long width, long steps, long pass,
-                               long passes) {
-    const long share = MAX(1, width / passes), all = pass * share >= width;
+                               long share) {
+    const long all = pass * share >= width;
     r->later = all ? (const float*)r : next + pass * share * steps;
     r->later_step = all ? 0 : FEW * share;
 }

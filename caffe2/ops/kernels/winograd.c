@@ -243,6 +243,8 @@ static void multiply(const plan_t* p, int t, long product, const part_t* part, c
     const long tiles = (narrow ? starts[low ? 4 : 3] : starts[2]) - tile_0;
     const long padded = 16 * BLOCKS(c->out_channels), first = part->first * 16;
     const long last = MIN(part->last * 16, padded), passes = DIVIDE_UP(tiles, PIXELS);
+    if (!passes) return;
+    const cuts_t pixels = cuts_of(tiles, passes, 0);
     reduction_t sum = {.taps = BLOCKS(c->channels), .full = c->channels / 16,
                        .tail = c->channels % 16, .at = p->at};
     const finish_t finish = {.vector = LANES == 16 ? p->block * 16 : LANES};
@@ -255,9 +257,11 @@ static void multiply(const plan_t* p, int t, long product, const part_t* part, c
         const long skip = channel + PANEL < last ? 0 : padded - last + first;
         const float* next = w + (vectors * LANES + skip) * c->channels;
         float* y = m + (channel - first) / 16 * p->block * 16 + channel % 16;
+        const long share = MAX(1, vectors * LANES / passes);
+        cuts_t cut = pixels;
         for (long i = 0; i < passes; i++) {
-            const long from = i * tiles / passes, to = (i + 1) * tiles / passes;
-            fetch_later(&sum, next, vectors * LANES, c->channels, i, passes);
+            const long from = cut.at, to = next_cut(&cut);
+            fetch_later(&sum, next, vectors * LANES, c->channels, i, share);
             CAT(conv16_tile, ISA)(TILE_PLAIN, vectors, 1, (int)(to - from))(
                 &sum, v + from * 16, 0, w, y + from * 16, &finish);
         }
