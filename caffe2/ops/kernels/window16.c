@@ -6,7 +6,7 @@
 #include "share.h"
 
 #define BAND 8 /* rows of the output that a thread does at once */
-#define WIDE (VECTOR_BYTES == 64 ? 8 : 4) /* pixels computed at once where nothing is clipped */
+#define WIDE 8 /* pixels computed at once where nothing is clipped */
 
 enum { FILTER, MAXIMUM, MEAN };
 
@@ -76,6 +76,9 @@ INLINE void row(const int kind, const int stride, const int kw, const int dw, co
         if (o >= first && o + WIDE <= last) {
             windows(kind, WIDE, stride, g, r0, r1, 0, kw, at, to);
             o += WIDE;
+        } else if (VECTOR_BYTES < 64 && o >= first && o + 4 <= last) {
+            windows(kind, 4, stride, g, r0, r1, 0, kw, at, to);
+            o += 4;
         } else if (o >= first && o + 2 <= last) {
             windows(kind, 2, stride, g, r0, r1, 0, kw, at, to);
             o += 2;
