@@ -374,7 +374,8 @@ static int run_part(const plan_t* p, const part16_t* part, long down, long band,
                                            copies + (n - part->image_0) * image_step + k * block);
         *copied = band;
     }
-    const cuts_t tiles = p->flat ? cuts_of(pixels, p->tiles_down, part->down_0) : cuts_of(c->out[1], p->tiles_across, 0);
+    const cuts_t tiles = p->flat ? cuts_of(pixels, p->tiles_down, part->down_0)
+                                 : cuts_of(c->out[1], p->tiles_across, 0);
     const long passes = (part->image_1 - part->image_0) * (part->down_1 - part->down_0) *
                         (p->flat ? 1 : p->tiles_across);
     for (long panel = part->panel_0; panel < part->panel_1; panel++) {
