@@ -823,6 +823,7 @@ cdef class ConvGradient(Correlation):
         """Of plain images with few channels."""
         cdef windows_t* g = &self.windows.c
         cdef tensor_t* dy = self.x[2]
+        cdef const float* w = <const float*>self.x[1].data
         cdef const float* dy16 = <const float*>dy.data
         cdef int nth = num_threads(<int64_t>(<double>dy.size * c.channels * g.taps / 8))
         if dy.layout == PLAIN:
@@ -836,9 +837,12 @@ cdef class ConvGradient(Correlation):
         if dx == NULL:
             return 0
         resize_like(dx, self.x[0], FLOAT)
-        if dy.layout == PLAIN and c.channels == 1:      # each answer would be read for one multiplication
+        # With one channel, each answer would be read for one multiplication; zeros around dY times filters that are
+        # not finite would be NaN.
+        if dy.layout == PLAIN and c.channels == 1 or not are_finite(w, self.x[1].size):
+            make_plain(dy)
             return self.images(<const float*>dy.data, NULL, <float*>dx.data)
-        if K.plain_image_gradient(c, dy16, <const float*>self.x[1].data, <float*>dx.data, nth):
+        if K.plain_image_gradient(c, dy16, w, <float*>dx.data, nth):
             return self.no_memory()
         return 0
 

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from caffe2.ops.kernels import dispatch
@@ -115,6 +115,8 @@ def test_filters(c):
 
 @settings(max_examples=150)
 @given(convolutions(), st.sampled_from(["x", "w", "dy"]))
+@example(dict(batch=1, group=1, each=3, filters=20, kernel=2, stride=1, dilation=1, pad=0, size=(2, 2), many=1, seed=0,
+              bias=False), "w")
 def test_gradients(c, spoiled):
     rng, x, w, _, args = given_by(c)
     dy = rng.standard_normal(convolve(x, w, *(c[n] for n in ("group", "stride", "pad", "dilation"))).shape).astype(F)

@@ -264,7 +264,7 @@ typedef struct kernels_t {
      * absurd border, and with few enough filters for each thread to have sums of its own. */
     int (*plain_filter_gradient_fits)(const conv16_t* c);
     int (*plain_filter_gradient)(const conv16_t* c, const float* x, const float* dy, float* dw, int nth);
-    /* That of plain images, fast where they have few channels; under the same conditions. */
+    /* That of plain images, fast where they have few channels; under the same conditions, and w is finite. */
     int (*plain_image_gradient)(const conv16_t* c, const float* dy, const float* w, float* dx, int nth);
     /* channels = out_channels. The window may reach beyond the image; of one that lies outside
      * altogether the maximum is -FLT_MAX and the average 0. NaN is not greater than any value. */
