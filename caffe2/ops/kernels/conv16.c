@@ -34,8 +34,8 @@ UNROLL
 }
 
 /* Floats from the first pixel of a tile to pixel p, in the result. */
-INLINE long pixel_at(const finish_t* f, const int columns, const int p) {
-    return p < columns ? p * 16 : f->row + (p - columns) * 16;
+INLINE long pixel_at(long row, const int columns, const int p) {
+    return p < columns ? p * 16 : row + (p - columns) * 16;
 }
 
 INLINE void tile(const int kind, const int vectors, const int rows, const int columns,
@@ -51,7 +51,7 @@ UNROLL
         for (int v = 0; v < (LANES == 16 ? vectors : 1); v++)
 UNROLL
             for (int p = 0; p < pixels; p++)
-                __builtin_prefetch(y + f->residual + v * f->vector + pixel_at(f, columns, p));
+                __builtin_prefetch(y + f->residual + v * f->vector + pixel_at(f->row, columns, p));
     const float* later = r->later;
     const long full = kind == TILE_NCHW ? 0 : r->full;
     for (long t = 0; t < full; t++) {
@@ -87,12 +87,12 @@ UNROLL
         const float low = f->low, high = f->high;
         EACH sum[p][v] += f->bias[v];
         if (f->has_residual)
-            EACH sum[p][v] += *(const f32*)(y + f->residual + v * f->vector + pixel_at(f, columns, p));
+            EACH sum[p][v] += *(const f32*)(y + f->residual + v * f->vector + pixel_at(f->row, columns, p));
         EACH sum[p][v] = clip(sum[p][v], low, high);
         if (!f->whole) EACH sum[p][v] = (f32)((i32)sum[p][v] & f->lanes[v]);
     }
     const long row = f->row, vector = f->vector;
-    EACH *(f32*)(y + v * vector + (p < columns ? p * 16 : row + (p - columns) * 16)) = sum[p][v];
+    EACH *(f32*)(y + v * vector + pixel_at(row, columns, p)) = sum[p][v];
 #undef EACH
 }
 

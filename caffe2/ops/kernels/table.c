@@ -3,7 +3,7 @@
 
 #define NAME_(x) #x
 #define NAME(x) NAME_(x)
-/* Every function of the table, by the names they have in gemm.c, depthwise.c, vector.c, plain_gradient.c and *16.c. */
+/* Every function of the table, by the names they have in the other sources. */
 #define GEMM(F) \
     F(sgemm) F(dgemm) F(sgemm_op) F(dgemm_op) F(sgemm_pack_bytes) F(sgemm_pack) \
     F(dgemm_pack_bytes) F(dgemm_pack) F(sgemm_batch) F(dgemm_batch) F(sim2col) F(dim2col) \
